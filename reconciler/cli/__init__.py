@@ -1,0 +1,69 @@
+"""The command line: one file a verb, each importing what it needs only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from reconciler import __version__
+from reconciler.cli.place import common, remember
+from reconciler.core.diagnostics import Exit, Fault, Refused
+
+VERBS = {
+    "apply": "Make this machine what the manifest says, and keep it so.",
+    "plan": "Show what apply would do; changes nothing. Exit code 2 when something would.",
+    "watch": "Be the controller, in the foreground.",
+    "status": "Show what runs, and what is wrong.",
+    "logs": "Show the log of a resource.",
+    "down": "Stop all that is owned.",
+    "validate": "Check the manifest.",
+    "schema": "Print the JSON Schema of the manifest.",
+}
+
+
+class Verbs(click.Group):
+    """Knows its verbs by name and help; imports one when it is called. Turns refusals into messages."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"reconciler.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (Refused, Fault) as error:
+            from reconciler.cli.render import show_error
+
+            sys.exit(show_error(error, ctx.obj.output if ctx.obj else "text"))
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except BrokenPipeError:
+            sys.exit(int(Exit.ERROR))
+
+
+@click.group(cls=Verbs, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@common
+@click.option("--dry-run", is_flag=True, help="Only show the plan (as `reconcile plan`).")
+@click.version_option(__version__, prog_name="reconcile")
+@click.pass_context
+def main(ctx: click.Context, /, dry_run: bool, **given: Any) -> None:
+    """Write one stack.yaml, and the machine becomes it. Without a command: apply."""
+    remember(ctx, given)
+    if ctx.invoked_subcommand is None:
+        verb = main.get_command(ctx, "plan" if dry_run else "apply")
+        assert verb is not None
+        ctx.invoke(verb)
+    elif dry_run:
+        raise click.UsageError("--dry-run stands alone: `reconcile --dry-run`, or use `reconcile plan`")

@@ -1,0 +1,63 @@
+"""Starting the controller in the background."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from reconciler.cli.place import Place
+from reconciler.client import Client, NoController
+from reconciler.core.diagnostics import Diagnostic, Exit, Refused
+from reconciler.host.effects import Effects
+from reconciler.host.files import Files, disk_faults
+from reconciler.host.layout import Layout
+
+PATIENCE = 20.0  # seconds for a controller to answer
+
+
+def ensure_controller(place: Place, layout: Layout) -> None:
+    """Return once a controller answers on this data root, started by us if need be. Raises Refused, Fault."""
+    if answers(layout):
+        return
+    log = layout.log("controller")
+    with disk_faults(log):
+        Files(Effects()).folder(log.parent)
+        out = log.open("ab")
+    argv = [sys.executable, "-P", "-m", "reconciler", "watch", "-f", str(place.manifest)]
+    with out:
+        start = out.tell()
+        child = subprocess.Popen(
+            [*argv, "--data-root", str(layout.root)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            cwd=layout.root,
+        )
+    deadline = time.monotonic() + PATIENCE
+    while not answers(layout):
+        code = child.poll()
+        # Somebody else may have started one in the same moment: theirs will do.
+        if code is not None and code != Exit.LOCKED:
+            with log.open("rb") as text:
+                text.seek(start)
+                said = text.read().decode(errors="replace").strip()
+            hint = f"its log: {log}"
+            raise Refused([Diagnostic(f"the controller did not start (exit code {code}):\n{said}", hint=hint)])
+        if time.monotonic() > deadline:
+            raise Refused(
+                f"no controller answers on {layout.control_socket} after {PATIENCE:.0f} s",
+                hint=f"see {log}",
+                exit_code=Exit.LOCKED if code == Exit.LOCKED else Exit.ERROR,
+            )
+        time.sleep(0.02)
+
+
+def answers(layout: Layout) -> bool:
+    try:
+        with Client(layout, timeout=5.0) as client:
+            client.hello()
+    except NoController:
+        return False
+    return True

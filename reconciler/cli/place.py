@@ -1,0 +1,103 @@
+"""Which manifest and which data root a command is about."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from reconciler.host.layout import Layout
+
+if TYPE_CHECKING:
+    from reconciler.manifest.parse import Manifest
+
+DEFAULT = "stack.yaml"
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class Place:
+    """The options that every verb shares."""
+
+    file: str = DEFAULT
+    data_root: str = ""
+    output: str = "text"
+
+    @property
+    def manifest(self) -> Path:
+        return Path(self.file).expanduser().absolute()
+
+    @property
+    def json(self) -> bool:
+        return self.output == "json"
+
+    def load(self) -> Manifest:
+        """Read and check the manifest. Raises Refused."""
+        from reconciler.manifest.parse import load
+
+        return load(self.manifest)
+
+    def layout(self, manifest: Manifest | None = None) -> Layout:
+        """The data root: --data-root, RECONCILER_DATA_ROOT, `data_root:` of the manifest, or state/ beside it.
+
+        A manifest that is broken or gone still tells where things are, as far as it can be read.
+        """
+        chosen = self.data_root or os.environ.get("RECONCILER_DATA_ROOT", "")
+        if chosen:
+            return Layout(Path(chosen).expanduser().absolute())
+        named = manifest.stack.data_root if manifest else self._peek()
+        root = self.manifest.parent / Path(named or "state").expanduser()
+        return Layout(Path(os.path.normpath(root)))
+
+    def _peek(self) -> str | None:
+        from reconciler.manifest.read import read
+
+        try:
+            values = read(self.manifest.read_bytes(), str(self.manifest)).values
+        except OSError:
+            return None
+        named = values.get("data_root") if isinstance(values, dict) else None
+        return named if isinstance(named, str) else None
+
+
+def common(function: F) -> F:
+    """The options that every verb has; what follows the verb wins over what precedes it."""
+    for option in (
+        click.option("-o", "--output", type=click.Choice(["text", "json"]), help="How to print.  [default: text]"),
+        click.option("--data-root", metavar="DIR", help="Where everything is kept.  [default: state/ by the manifest]"),
+        click.option("-f", "--file", metavar="FILE", help=f"The manifest.  [default: {DEFAULT}]"),
+    ):
+        function = option(function)
+    return function
+
+
+def remember(ctx: click.Context, given: dict[str, Any]) -> Place:
+    """Note what was given in the context, for this verb and those below it."""
+    place: Place = ctx.find_object(Place) or Place()
+    chosen = Place(
+        given.pop("file") or place.file,
+        given.pop("data_root") or place.data_root,
+        given.pop("output") or place.output,
+    )
+    # The group's error handler prints in the form that the verb asked for.
+    ctx.obj = ctx.find_root().obj = chosen
+    return chosen
+
+
+def verb(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command with the common options; its function gets the Place first."""
+    from reconciler.cli import VERBS
+
+    def make(function: Callable[..., Any]) -> click.Command:
+        def run(*args: Any, **given: Any) -> Any:
+            return function(remember(click.get_current_context(), given), *args, **given)
+
+        run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+        command: click.Command = click.command(name, help=VERBS[name], **settings)(common(run))
+        return command
+
+    return make

@@ -1,0 +1,120 @@
+"""Plans, status and errors as text for a terminal. Colours only there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from typing import Any
+
+import click
+
+from reconciler.core.diagnostics import Diagnostic, Exit, Fault, Refused
+from reconciler.core.plan import Change, Op, Plan, summary
+
+COLOURS = {
+    Op.CREATE: "green",
+    Op.UPDATE: "yellow",
+    Op.REPLACE: "magenta",
+    Op.RESTART: "yellow",
+    Op.DELETE: "red",
+    Op.ADOPT: "cyan",
+    Op.DENIED: "red",
+}
+
+
+def show_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def show_error(error: Refused | Fault, output: str) -> int:
+    """Print what was refused, on stderr (JSON on stdout when asked) → the exit code."""
+    if isinstance(error, Fault):
+        error = Refused([Diagnostic(error.message, hint=error.hint)])
+    if output == "json":
+        show_json({"errors": [d.to_json() for d in error.diagnostics]})
+    for diagnostic in error.diagnostics:
+        show_diagnostic(diagnostic)
+    return int(error.exit_code)
+
+
+def show_diagnostic(diagnostic: Diagnostic) -> None:
+    place = click.style(f"{diagnostic.where}: ", bold=True) if diagnostic.where else ""
+    colour = "red" if diagnostic.severity.value == "error" else "yellow"
+    word = click.style(f"{diagnostic.severity.value}: ", fg=colour, bold=True)
+    what = f"{diagnostic.path}: " if diagnostic.path else ""
+    click.echo(f"{place}{word}{what}{diagnostic.summary}", err=True)
+    if diagnostic.hint:
+        click.echo(f"    {click.style('hint:', fg='cyan')} {diagnostic.hint}", err=True)
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """The plan as lines: a change with its reason, what differs, the steps; and the footer."""
+    lines = []
+    for change in plan.changes:
+        lines += _change_lines(change)
+    for warning in plan.warnings:
+        lines.append(f"  ! {warning.path}: {warning.summary}")
+    return [*lines, "", f"{summary(plan)}"]
+
+
+def _change_lines(change: Change) -> list[str]:
+    symbol = click.style(change.op.symbol, fg=COLOURS.get(change.op), bold=True)
+    where = click.style(f"  {change.where}", dim=True) if change.where else ""
+    lines = [f"  {symbol} {click.style(str(change.ref), bold=True)}  {change.reason}{where}"]
+    lines += [f"      {f.path}: {_value(f.before)} → {_value(f.after)}" for f in change.fields]
+    lines += [f"      · {a.text}" + (f" ({a.hold})" if a.hold else "") for a in change.actions]
+    if change.price.downtime:
+        lines.append(f"      {click.style('downtime:', fg='yellow')} {change.price.downtime}")
+    return lines
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def status_lines(snapshot: dict[str, Any], controller: bool) -> list[str]:
+    """A table of resources and, below it, what is wrong with the manifest or the controller."""
+    rows: list[tuple[str, ...]] = []
+    for resource in snapshot["resources"]:
+        ready = resource["conditions"][0]
+        note = ready["message"] or ""
+        if work := snapshot["working"].get(resource["ref"]):
+            note = f"{note} [{work}]" if note else work
+        rows.append((resource["ref"], ready["status"], ready["reason"], note))
+    lines = _table(("RESOURCE", "READY", "REASON", "MESSAGE"), rows) if rows else ["nothing is declared or owned"]
+    for fault in snapshot["manifest"]["faults"]:
+        where = fault["where"] or {}
+        place = f"{where.get('file')}:{where.get('line')}:{where.get('column')}: " if where else ""
+        text = f"manifest rejected, the last good one stays: {place}{fault['summary']}"
+        lines.append(click.style(text, fg="red") + (f" ({fault['hint']})" if fault["hint"] else ""))
+    generation = snapshot["manifest"]["generation"]
+    if controller:
+        pid = snapshot["controller"]["pid"]
+        lines.append(f"controller: pid {pid}, generation {generation} of {snapshot['manifest']['path']}")
+    else:
+        lines.append("controller: none is running; `reconcile apply` starts one")
+    return lines
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head) - 1)]
+    room = (
+        shutil.get_terminal_size((200, 24)).columns - sum(widths) - 2 * len(widths) if sys.stdout.isatty() else 10_000
+    )
+    colours = {"True": "green", "False": "red", "Unknown": "yellow"}
+    lines = [click.style("  ".join([*(h.ljust(w) for h, w in zip(head, widths, strict=False)), head[-1]]), dim=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        cells[1] = click.style(cells[1], fg=colours.get(row[1]))
+        text = row[-1] if len(row[-1]) <= max(room, 30) else row[-1][: max(room, 30) - 1] + "…"
+        lines.append("  ".join([*cells, text]).rstrip())
+    return lines
+
+
+def exit_for(snapshot: dict[str, Any]) -> Exit:
+    """0 when all is ready, 6 when some of it is, 1 when nothing is."""
+    if snapshot["ready"]:
+        return Exit.DONE
+    serving = [r for r in snapshot["resources"] if r["ref"].startswith("server/")]
+    return Exit.PARTIAL if any(r["conditions"][0]["status"] == "True" for r in serving) else Exit.ERROR

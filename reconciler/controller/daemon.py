@@ -1,0 +1,400 @@
+"""The controller process: one task group that watches, thinks and works.
+
+Level-triggered: an event (a saved file, a dead process, a finished action) only wakes the loop; each turn looks at
+the world anew and starts whatever its plan has runnable and not already in work. One action at a time a resource;
+different resources work beside each other, so that a long download holds up nothing else.
+
+If this process is killed, workloads and gateway go on; the next one takes them over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reconciler.controller import recovery
+from reconciler.controller.turn import View, look
+from reconciler.core import planner, status
+from reconciler.core.diagnostics import Diagnostic, Fault, FaultClass, Refused, Where
+from reconciler.core.ids import Ref
+from reconciler.core.plan import Action, Change, Op, Phase
+from reconciler.core.retry import next_try
+from reconciler.core.state import Declared, Trouble
+from reconciler.kinds.base import Kind, Tools
+from reconciler.kinds.engine.io import python_tag
+from reconciler.manifest.parse import Manifest, check
+from reconciler.manifest.resolve import resolve
+from reconciler.supervise.actor import Watched, watch
+from reconciler.supervise.logs import rotate
+from reconciler.supervise.readiness import healthy
+
+log = logging.getLogger(__name__)
+
+RESYNC = 2.0  # seconds between two looks when nothing happens
+SOON = 0.2  # between two looks while something is held back by something that tells nobody when it is done
+
+
+@dataclass(slots=True)
+class Work:
+    """An action being carried out."""
+
+    action: Action
+    digest: str
+    task: asyncio.Task[None]
+
+
+@dataclass(slots=True)
+class Progress:
+    what: str
+    done: int = 0
+    total: int | None = None
+    since: float = field(default_factory=time.monotonic)
+
+
+class Controller:
+    """One controller of one data root. `run` returns when it was told to stop, or when `down` is complete."""
+
+    def __init__(self, path: Path, tools: Tools, kinds: Mapping[str, Kind]) -> None:
+        self.path, self.tools, self.kinds = path, tools, kinds
+        self.manifest: Manifest | None = None
+        self.generation = 0
+        self.faults: tuple[Diagnostic, ...] = ()
+        self.mode = "run"  # run | down | purge
+        self.turns = 0
+        self.view: View | None = None
+        self.work: dict[Ref, Work] = {}
+        self.progress: dict[Ref, Progress] = {}
+        self.turned = asyncio.Condition()
+        self._read: tuple[bytes | None] | None = None  # what the manifest said when it was last looked at
+        self._allow_empty = False
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._shown = ""
+        self._listeners: set[Callable[[dict[str, Any]], None]] = set()
+
+    # -- life -------------------------------------------------------------------------------------------------
+
+    async def run(self, serve: Callable[[Controller], Any]) -> None:
+        """`serve` is the coroutine function of the control API."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        self.tools.progress = self._note_progress
+        self.tools.ledger.on_event = self._event
+        await recovery.recover(self.tools)
+        async with asyncio.TaskGroup() as group:
+            helpers = [group.create_task(serve(self)), group.create_task(self._watch_folder())]
+            try:
+                await self._loop(group)
+            finally:
+                for task in (*helpers, *self._watchers.values(), *(w.task for w in self.work.values())):
+                    task.cancel()
+        await self.tools.fetch.close()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self.wake()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def _loop(self, group: asyncio.TaskGroup) -> None:
+        while not self._stop.is_set():
+            self._wake.clear()
+            await self.turn(group)
+            if self._finished():
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._pause()):
+                    await self._wake.wait()
+
+    def _pause(self) -> float:
+        """Seconds until the world is worth another look."""
+        assert self.view is not None
+        world, pause = self.view.world, RESYNC
+        for change in self.view.plan.changes:
+            if change.ref in self.work or not change.actions:
+                continue
+            if change.actions[0].hold:
+                pause = min(pause, SOON)
+            elif (trouble := world.troubles.get(change.ref)) is not None and trouble.kind is not FaultClass.PERMANENT:
+                pause = min(pause, max(0.01, next_try(change.ref, trouble) - world.now))
+        return pause
+
+    def _finished(self) -> bool:
+        if self.mode == "run" or self.work:
+            return False
+        left = self.tools.ledger.owned()
+        running = [ref for ref in left if self.mode == "purge" or ref.kind in ("server", "gateway")]
+        return not running and not self.tools.ledger.processes()
+
+    # -- one turn ---------------------------------------------------------------------------------------------
+
+    async def turn(self, group: asyncio.TaskGroup) -> None:
+        """Look, plan, and start what can be started."""
+        await self._read_manifest()
+        desired = self.desired()
+        self._drop_unwanted(desired)
+        view = await asyncio.to_thread(look, desired, self.tools, self.kinds, self.mode == "purge")
+        self._watch_processes(group)
+        for change, action in planner.runnable(view.plan, view.world):
+            if change.ref not in self.work and self._allowed(change, action):
+                self._begin(group, change, action, desired.get(change.ref))
+        self._forgive(view)
+        self.turns += 1
+        self.view = view
+        self._publish()
+        async with self.turned:
+            self.turned.notify_all()
+
+    def desired(self) -> Mapping[Ref, Declared]:
+        if self.mode == "purge" or self.manifest is None:
+            return {}
+        declared = resolve(self.manifest, python_tag())
+        if self.mode == "down":
+            return {ref: d for ref, d in declared.items() if ref.kind in ("engine", "model")}
+        return declared
+
+    def _allowed(self, change: Change, action: Action) -> bool:
+        if self.mode != "run":
+            return change.op is Op.DELETE and (self.mode == "purge" or change.ref.kind in ("server", "gateway"))
+        return self.manifest is not None or action.phase < Phase.STOP
+
+    def _drop_unwanted(self, desired: Mapping[Ref, Declared]) -> None:
+        """Cancel work whose resource is no longer declared as it was when the work began."""
+        for ref, work in self.work.items():
+            wanted = desired.get(ref)
+            if work.action.phase <= Phase.ROUTE and (wanted is None or wanted.digest != work.digest):
+                work.task.cancel()
+
+    def _forgive(self, view: View) -> None:
+        for ref in view.world.troubles:
+            row = next((r for r in self.tools.ledger.processes() if r.ref == ref), None)
+            if row is not None:
+                recovery.forgive(ref, self.tools, row.ready)
+            elif ref not in view.world.desired and ref not in view.world.owned:
+                self.tools.ledger.set_trouble(ref, None)
+
+    # -- work -------------------------------------------------------------------------------------------------
+
+    def _begin(self, group: asyncio.TaskGroup, change: Change, action: Action, declared: Declared | None) -> None:
+        digest = declared.digest if declared is not None else ""
+        task = group.create_task(self._carry_out(change, action, declared, digest))
+        self.work[change.ref] = Work(action, digest, task)
+
+    async def _carry_out(self, change: Change, action: Action, declared: Declared | None, digest: str) -> None:
+        """intent → effect → outcome."""
+        ref, ledger = change.ref, self.tools.ledger
+        log.info("begin ref=%s action=%s reason=%r", ref, action.verb, change.reason)
+        try:
+            seq = ledger.begin(ref, action.verb, {"digest": digest, "reason": change.reason})
+            outcome = "cancelled"
+            try:
+                await self.kinds[ref.kind].apply(action, ref, declared, self.tools)
+                outcome = "done"
+                if ref.kind not in ("server", "gateway"):
+                    ledger.set_trouble(ref, None)
+                ledger.event(str(ref), action.verb.capitalize(), action.text)
+            except Fault as fault:
+                outcome = fault.code
+                self._trouble(ref, digest, fault)
+            except Exception as error:
+                log.exception("bug ref=%s action=%s", ref, action.verb)
+                outcome = "INTERNAL_ERROR"
+                self._trouble(ref, digest, Fault("INTERNAL_ERROR", f"{type(error).__name__}: {error}"))
+            finally:
+                ledger.end(seq, outcome)
+        except Fault as fault:  # the ledger itself refused: the lock is lost
+            log.error("stopping: %s", fault)
+            self.stop()
+        finally:
+            log.info("end ref=%s action=%s", ref, action.verb)
+            self.work.pop(ref, None)
+            self.progress.pop(ref, None)
+            self.wake()
+
+    def _trouble(self, ref: Ref, digest: str, fault: Fault) -> None:
+        earlier = self.tools.ledger.troubles().get(ref)
+        count = earlier.count + 1 if earlier is not None and earlier.digest == digest else 1
+        trouble = Trouble(digest, count, time.time(), fault.code, fault.message, fault.hint, fault.kind, fault.after)
+        self.tools.ledger.set_trouble(ref, trouble)
+        self.tools.ledger.event(str(ref), "Failed", str(fault))
+        log.warning("failed ref=%s count=%d %s", ref, count, fault)
+
+    # -- watching processes -----------------------------------------------------------------------------------
+
+    def _watch_processes(self, group: asyncio.TaskGroup) -> None:
+        """One watching task for every process that was ready once; the rest are watched by who starts them."""
+        for row in self.tools.ledger.processes():
+            rotate(Path(row.log), self.tools.files)
+            if row.ready is None or row.retiring is not None or row.nonce in self._watchers:
+                continue
+            self._watchers[row.nonce] = group.create_task(self._watch_one(row))
+
+    async def _watch_one(self, row: Any) -> None:
+        seen = self.tools.watched.setdefault(row.nonce, Watched())
+
+        async def answers() -> bool:
+            return await healthy(row.host, row.port, timeout=5.0)
+
+        try:
+            code = await watch(self.tools.processes, row.identity, seen, answers, self.wake)
+            current = next((r for r in self.tools.ledger.processes() if r.nonce == row.nonce), None)
+            if current is not None and current.retiring is None:
+                declared = self.desired().get(row.ref)
+                recovery.note_exit(current, code, declared.digest if declared else row.digest, self.tools)
+        finally:
+            self._watchers.pop(row.nonce, None)
+            self.wake()
+
+    # -- the manifest -----------------------------------------------------------------------------------------
+
+    async def _watch_folder(self) -> None:
+        """Wake when something in the manifest's folder changes. The folder, not the file: editors replace files."""
+        from watchfiles import awatch
+
+        while True:
+            folder = self.path.parent
+            try:
+                async for changes in awatch(folder, recursive=False, debounce=60, step=20, rust_timeout=0):
+                    if self.path.parent != folder:
+                        break
+                    if any(Path(name).name == self.path.name for _, name in changes):
+                        self.wake()
+            except (OSError, RuntimeError) as error:
+                log.warning("cannot watch folder=%s error=%s", folder, error)
+                await asyncio.sleep(RESYNC)
+
+    async def _read_manifest(self) -> None:
+        """Take the manifest over if it changed and is right; otherwise keep the last good one and say why."""
+        try:
+            text: bytes | None = self.path.read_bytes()
+        except OSError:
+            text = None
+        if self._read == (text,):
+            return
+        self._read = (text,)
+        if text is None:
+            gone = Diagnostic("the manifest is gone", Where(str(self.path)), hint="put it back, or `reconcile down`")
+            self._refuse((gone,))
+            return
+        try:
+            manifest = check(text, self.path)
+            self._check_emptying(manifest)
+        except Refused as refused:
+            self._refuse(refused.diagnostics)
+            return
+        self.manifest, self.faults, self._allow_empty = manifest, (), False
+        self.generation = self._record_generation(manifest)
+
+    def _check_emptying(self, manifest: Manifest) -> None:
+        if not self._allow_empty:
+            view = look(resolve(manifest, python_tag()), self.tools, self.kinds)
+            planner.refuse_emptying(view.plan, view.world)
+
+    def _refuse(self, faults: tuple[Diagnostic, ...]) -> None:
+        self.faults = faults
+        self.tools.ledger.event("manifest", "Rejected", str(faults[0]))
+        log.warning("manifest rejected: %s", faults[0])
+        if self.manifest is None:
+            self.manifest = self._last_good()
+
+    def _last_good(self) -> Manifest | None:
+        last = self.tools.ledger.last_generation()
+        if last is None or Path(last[2]) != self.path:
+            return None
+        try:
+            manifest = check((self.tools.layout.generations / f"{last[0]}.yaml").read_bytes(), self.path)
+        except (OSError, Refused):
+            return None
+        self.generation = last[0]
+        return manifest
+
+    def _record_generation(self, manifest: Manifest) -> int:
+        import hashlib
+
+        digest = hashlib.sha256(manifest.text).hexdigest()
+        number = self.tools.ledger.add_generation(digest, str(manifest.path))
+        copy = self.tools.layout.generations / f"{number}.yaml"
+        if not copy.exists():
+            self.tools.files.write(copy, manifest.text)
+            self.tools.ledger.event("manifest", "Accepted", f"generation {number}")
+        return number
+
+    # -- what the control API asks ----------------------------------------------------------------------------
+
+    async def apply(self, path: Path, allow_empty: bool) -> int:
+        """Take `path` as the manifest now → the number of the turn whose view takes it into account."""
+        self._allow_empty = allow_empty
+        if path != self.path:
+            self.path, self.tools.base = path, path.parent
+        self._read = None
+        self.wake()
+        after = self.turns + 1 if self.view is not None else 0
+        async with self.turned:
+            await self.turned.wait_for(lambda: self.turns > after)
+        return self.turns
+
+    def take_down(self, purge: bool) -> None:
+        self.mode = "purge" if purge else "down"
+        self.wake()
+
+    # -- telling ----------------------------------------------------------------------------------------------
+
+    def listen(self, hear: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+        """Have `hear` called with every message; returns the function that ends it."""
+        self._listeners.add(hear)
+        return lambda: self._listeners.discard(hear)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The whole status as JSON values."""
+        view = self.view
+        working = {str(ref): w.action.text for ref, w in self.work.items()}
+        return {
+            "format": "1.0",
+            "controller": {"pid": os.getpid(), "mode": self.mode, "turn": self.turns},
+            "manifest": {
+                "path": str(self.path),
+                "generation": self.generation,
+                "faults": [d.to_json() for d in self.faults],
+            },
+            "ready": bool(view and view.ready and not self.work),
+            "settled": bool(view and not self.work and status.settled(view.world, view.plan)),
+            "resources": status.to_json(view.conditions) if view else [],
+            "working": working,
+            "progress": {
+                str(ref): {"what": p.what, "done": p.done, "total": p.total, "seconds": time.monotonic() - p.since}
+                for ref, p in self.progress.items()
+            },
+        }
+
+    def _publish(self) -> None:
+        snapshot = self.snapshot()
+        # The turn's number changes always and is not news by itself.
+        key = repr({**snapshot, "controller": None})
+        if key != self._shown or self._listeners:
+            self._shown = key
+            self._tell({"type": "status", **snapshot})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        for hear in tuple(self._listeners):
+            hear(message)
+
+    def _event(self, event: dict[str, Any]) -> None:
+        self._tell({"type": "event", "event": event})
+
+    def _note_progress(self, ref: Ref, what: str, done: int, total: int | None) -> None:
+        known = self.progress.get(ref)
+        if known is None or known.what != what:
+            self.progress[ref] = Progress(what, done, total)
+        else:
+            known.done, known.total = done, total

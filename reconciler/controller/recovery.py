@@ -1,0 +1,73 @@
+"""After a crash: settle what was interrupted by looking, take over what still runs, reap what nobody knows."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+from reconciler.core.ids import Ref
+from reconciler.core.retry import READY_FORGIVES
+from reconciler.core.state import Trouble
+from reconciler.host.process import NONCE, ROOT, alive, environment_value, find
+from reconciler.kinds import workload
+from reconciler.kinds.base import Tools
+from reconciler.store.ledger import ProcessRow
+from reconciler.supervise.exits import meaning
+from reconciler.supervise.logs import tail
+
+
+async def recover(tools: Tools) -> None:
+    """Bring the ledger and the world together. Runs once, before the first turn."""
+    for operation in tools.ledger.open_operations():
+        tools.ledger.event(str(operation.ref), "Interrupted", f"{operation.verb} was cut off; what is there decides")
+        tools.ledger.end(operation.seq, "interrupted")
+    for row in tools.ledger.processes():
+        _settle(row, tools)
+    await _reap(tools)
+
+
+def _settle(row: ProcessRow, tools: Tools) -> None:
+    if row.identity is None:
+        # The crash came between the intent and the record of the spawn: the nonce tells whether it happened.
+        found = [identity for identity in find(NONCE, row.nonce) if environment_value(identity.pid, NONCE) == row.nonce]
+        if not found:
+            workload.forget(row.nonce, tools)
+            return
+        tools.ledger.record_spawned(row.nonce, found[0])
+        tools.ledger.event(str(row.ref), "Adopted", f"pid {found[0].pid}, found by its nonce")
+    elif alive(row.identity):
+        tools.ledger.event(str(row.ref), "Adopted", f"pid {row.identity.pid} runs on, by start time and boot the same")
+
+
+async def _reap(tools: Tools) -> None:
+    """Stop processes that were started for this data root and that the ledger knows nothing of."""
+    known = {row.nonce for row in tools.ledger.processes()}
+    for identity in find(ROOT, str(tools.layout.root)):
+        nonce = environment_value(identity.pid, NONCE)
+        if nonce is None or nonce in known or not alive(identity):
+            continue
+        await tools.processes.stop(identity, nonce, grace=3.0)
+        tools.ledger.event("controller", "Reaped", f"pid {identity.pid} was ours, but no longer in the ledger")
+
+
+def note_exit(row: ProcessRow, code: int | None, digest: str, tools: Tools) -> None:
+    """A process ended that should not have: write down what that means, for the backoff and for people."""
+    fault = meaning(code, tail(Path(row.log), 40))
+    now = time.time()
+    long_ready = row.ready is not None and now - row.ready >= READY_FORGIVES
+    earlier = tools.ledger.troubles().get(row.ref)
+    count = 1 if earlier is None or earlier.digest != digest or long_ready else earlier.count + 1
+    trouble = Trouble(digest, count, now, fault.code, fault.message, fault.hint, fault.kind)
+    tools.ledger.event(str(row.ref), "Exited", fault.message)
+    tools.ledger.set_trouble(row.ref, trouble)
+    with contextlib.suppress(OSError):
+        tools.files.remove(tools.layout.key(row.nonce))
+    tools.ledger.forget_process(row.nonce)
+    tools.watched.pop(row.nonce, None)
+
+
+def forgive(ref: Ref, tools: Tools, ready_since: float | None) -> None:
+    """Forget a process's earlier failures once it has been ready for long enough."""
+    if ready_since is not None and time.time() - ready_since >= READY_FORGIVES:
+        tools.ledger.set_trouble(ref, None)

@@ -1,0 +1,48 @@
+"""Names of things: a resource is a `Ref`, a spec is known by the digest of its canonical JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Ref:
+    """A resource: `server/chat`."""
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.name}"
+
+    @classmethod
+    def parse(cls, text: str) -> Ref:
+        """`kind/name` → Ref. ValueError for anything else."""
+        kind, slash, name = text.partition("/")
+        if not (kind and slash and name):
+            raise ValueError(f"{text!r} is not a resource; write it as kind/name, for example server/chat")
+        return cls(kind, name)
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces. Dataclasses count as their fields."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
+
+
+def digest_of(value: Any) -> str:
+    """sha256 (64 hex digits) of the canonical JSON of a value."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Ref):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no canonical form")

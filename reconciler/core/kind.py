@@ -1,0 +1,20 @@
+"""What the planner needs of a kind: pure functions of the world."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from reconciler.core.ids import Ref
+from reconciler.core.plan import Change
+from reconciler.core.state import World
+from reconciler.core.status import Condition
+
+
+class Rules(Protocol):
+    """The decisions of one kind. No method does I/O, and the same world gives the same answer."""
+
+    def change(self, ref: Ref, world: World) -> Change | None:
+        """What must happen to `ref`, which the manifest names or the ledger owns; None when it is as it should be."""
+
+    def conditions(self, ref: Ref, world: World) -> tuple[Condition, ...]:
+        """The state of `ref` as conditions, `Ready` first."""

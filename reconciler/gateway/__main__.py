@@ -1,0 +1,35 @@
+"""`python -m reconciler.gateway --routes FILE --socket PATH`: exits 0 when told to stop, 1 with one line on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from aiohttp import http_parser
+
+from reconciler.gateway import log, server
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the gateway; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m reconciler.gateway", allow_abbrev=False)
+    parser.add_argument("--routes", type=Path, required=True, help="routes.json, written by the controller")
+    parser.add_argument("--socket", type=Path, required=True, help="unix socket for the controller")
+    arguments = parser.parse_args(argv)
+    log.capture_libraries()
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        log.log("error", "cannot-start", reason="aiohttp runs without its C extensions; its Python parser is not safe")
+        return 1
+    server.raise_file_limit()
+    try:
+        asyncio.run(server.serve(arguments.routes, arguments.socket))
+    except server.CannotStart as error:
+        log.log("error", "cannot-start", reason=error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Payload: which model does this body ask for?
+
+PURE. The body is parsed to be judged and is then forwarded byte for byte; nothing is ever written back into it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from reconciler.gateway.errors import Refusal
+
+
+def model_name(body: bytes) -> str:
+    """The top-level `model` of a JSON object; raises `Refusal` 400 that names what is wrong."""
+    if not body:
+        raise Refusal(400, "The request has no body; a JSON object with a model is needed", code="missing_body")
+    try:
+        document = _DECODER.decode(body.decode())
+    except UnicodeDecodeError:
+        raise Refusal(400, "The request body is not UTF-8", code="invalid_json") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise Refusal(400, f"The request body is not JSON: {error.msg} at {where}", code="invalid_json") from None
+    except ValueError as error:
+        raise Refusal(400, f"The request body is not JSON: {error}", code="invalid_json") from None
+    except RecursionError:
+        raise Refusal(400, "The request body is nested too deeply", code="invalid_json") from None
+    if not isinstance(document, dict):
+        raise Refusal(400, "The request body must be a JSON object", code="invalid_json")
+    name = document.get("model")
+    if not isinstance(name, str) or not name:
+        state = "must be a non-empty string" if "model" in document else "is missing"
+        raise Refusal(400, f"The field 'model' {state}", param="model", code="invalid_model")
+    if _may_repeat_model(body) and _repeats_model(body):
+        raise Refusal(400, "The field 'model' is given twice", param="model", code="invalid_model")
+    return name
+
+
+def _may_repeat_model(body: bytes) -> bool:
+    # A key that reads "model" is either spelled out or has an escape of one of its letters, all of which are \u006x.
+    return body.count(b'"model"') > 1 or b"\\u006" in body
+
+
+def _repeats_model(body: bytes) -> bool:
+    """Read again, keeping the pairs of each object; the outermost object is the last to be finished."""
+    last: list[tuple[str, Any]] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal last
+        last = pairs
+
+    json.loads(body, object_pairs_hook=keep)
+    return sum(key == "model" for key, _ in last) > 1
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a JSON value")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)

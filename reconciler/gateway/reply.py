@@ -1,0 +1,142 @@
+"""Reply: one HTTP response, written straight to the client's transport.
+
+aiohttp parses requests; its response objects cost more than all the rest of an exchange, so the bytes of a response
+are put together here. The promise: a body that could not be finished never looks finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from email.utils import formatdate
+from http import HTTPStatus
+
+from aiohttp import HttpVersion11, web
+
+from reconciler.gateway.errors import Refusal
+
+JSON = b"Content-Type: application/json\r\n"
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Reply:
+    """The response to one request. `headers` arguments are ready lines, each ended by CRLF.
+
+    Methods that write raise ConnectionResetError when the client has gone.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_fixed",
+        "_head_only",
+        "_protocol",
+        "_transport",
+        "_version11",
+        "_writer",
+        "keep_alive",
+        "started",
+    )
+
+    def __init__(self, request: web.BaseRequest, request_id: str, *, keep_alive: bool) -> None:
+        self._protocol = request.protocol
+        self._transport = request.transport
+        self._writer = request.writer
+        self._version11 = request.version >= HttpVersion11
+        self._head_only = request.method == "HEAD"
+        self._fixed = b"x-request-id: %b\r\n" % request_id.encode()
+        self._chunked = False
+        self.keep_alive = keep_alive and request.keep_alive
+        self.started = False
+
+    def whole(self, status: int, headers: bytes, body: bytes) -> None:
+        """Head and body in one write."""
+        head = self._head(status, headers, b"Content-Length: %d\r\n" % len(body))
+        self._write(head if self._head_only else head + body)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """The refusal as a JSON response."""
+        if refusal.close:
+            self.keep_alive = False
+        lines = "".join(f"{name}: {value}\r\n" for name, value in refusal.headers.items())
+        self.whole(refusal.status, JSON + lines.encode(), refusal.body())
+
+    def begin(self, status: int, headers: bytes, length: bytes | None, first: bytes) -> None:
+        """Head, and `first` as the first piece of the body. `length` is the body's length where it is known."""
+        self._chunked = length is None and self._version11
+        if length is not None:
+            framing = b"Content-Length: %b\r\n" % length
+        elif self._version11:
+            framing = b"Transfer-Encoding: chunked\r\n"
+        else:
+            framing = b""
+            self.keep_alive = False
+        self._write(self._head(status, headers, framing) + self._frame(first))
+
+    def write(self, data: bytes) -> None:
+        """One more piece of the body."""
+        if data:
+            self._write(self._frame(data))
+
+    def end(self) -> None:
+        """The body is complete."""
+        if self._chunked:
+            self._write(b"0\r\n\r\n")
+
+    def abort(self) -> None:
+        """The body will never be complete: cut the connection so that the client can tell."""
+        self.keep_alive = False
+        transport = self._transport
+        if transport is None:
+            return
+        if not self._version11:
+            # For HTTP/1.0 the end of the connection is the end of the body; only a reset tells the difference.
+            sock = transport.get_extra_info("socket")
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        transport.abort()
+
+    @property
+    def congested(self) -> bool:
+        """The client reads more slowly than we write: `await drain()` before the next piece."""
+        return self._protocol.writing_paused
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until the client has caught up; raises ConnectionResetError when it takes longer than `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._writer.drain()
+        except TimeoutError:
+            raise ConnectionResetError("the client stopped reading") from None
+
+    def _head(self, status: int, headers: bytes, framing: bytes) -> bytes:
+        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        return b"%b%b%b%b%b%b\r\n" % (line, headers, self._fixed, framing, _date_line(), self._connection_line())
+
+    def _connection_line(self) -> bytes:
+        if not self.keep_alive:
+            return b"Connection: close\r\n"
+        return b"" if self._version11 else b"Connection: keep-alive\r\n"
+
+    def _frame(self, data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data) if data and self._chunked else data
+
+    def _write(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        self.started = True
+        transport.write(data)
+
+
+_date: tuple[int, bytes] = (0, b"")
+
+
+def _date_line() -> bytes:
+    global _date
+    now = int(time.time())
+    if _date[0] != now:
+        _date = (now, f"Date: {formatdate(now, usegmt=True)}\r\n".encode())
+    return _date[1]

@@ -1,0 +1,128 @@
+"""Server: puts the parts together, keeps time for them, and ends well.
+
+One task group owns everything that runs. The public port is bound before the control socket, so a second gateway
+on the same port gives up without touching the first one's socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+from reconciler import __version__
+from reconciler.gateway.control import ControlServer, ControlSocket
+from reconciler.gateway.listener import Listener
+from reconciler.gateway.live import LiveRoutes
+from reconciler.gateway.log import log
+from reconciler.gateway.proxy import Proxy
+from reconciler.gateway.surface import Surface
+from reconciler.gateway.upstream import Pool
+
+DRAIN_SECONDS = 10.0
+TICK_SECONDS = 0.25
+POLL_SECONDS = 1.0
+BACKLOG = 1024
+
+
+class CannotStart(Exception):
+    """The gateway cannot serve; the text is for a person."""
+
+
+async def serve(routes_path: Path, socket_path: Path) -> None:
+    """Serve until SIGTERM or SIGINT; raises `CannotStart`."""
+    loop = asyncio.get_running_loop()
+    live = _first_routes(routes_path)
+    pool = Pool(loop)
+    proxy = Proxy(pool)
+    listener = Listener(Surface(live, proxy).answer, lambda: live.routes.limits)
+    public = await _bind_public(listener, live)
+    host, port = public.sockets[0].getsockname()[:2]
+    started = round(time.time(), 3)
+
+    def state() -> dict[str, object]:
+        return {
+            "pid": os.getpid(),
+            "nonce": os.environ.get("RECONCILER_NONCE"),
+            "digest": live.routes.digest,
+            "serial": live.routes.serial,
+            "error": live.error,
+            "inflight": dict(proxy.inflight),
+            "listen": {"host": host, "port": port},
+            "started": started,
+        }
+
+    control = ControlServer(state, live.reload)
+    try:
+        control_socket = ControlSocket(socket_path)
+    except OSError as error:
+        public.close()
+        raise CannotStart(f"cannot make the control socket {socket_path}: {error.strerror or error}") from None
+    try:
+        private = await loop.create_unix_server(control, sock=control_socket.socket)
+        log("info", "listening", host=host, port=port, version=__version__, serial=live.routes.serial)
+        async with asyncio.TaskGroup() as tasks:
+            clock = tasks.create_task(_keep_time(loop, listener, pool, live))
+            await _signalled(loop)
+            log("info", "stopping", inflight=sum(proxy.inflight.values()))
+            public.close()
+            await listener.drain(DRAIN_SECONDS)
+            clock.cancel()
+        private.close()
+        await control.shutdown(0.2)
+    finally:
+        control_socket.remove()
+        pool.close()
+    log("info", "stopped")
+
+
+def raise_file_limit() -> None:
+    """Each stream takes two descriptors, and the usual soft limit of 1024 would end before the connection cap does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _first_routes(path: Path) -> LiveRoutes:
+    try:
+        return LiveRoutes(path)
+    except OSError as error:
+        raise CannotStart(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise CannotStart(str(error)) from None
+
+
+async def _bind_public(listener: Listener, live: LiveRoutes) -> asyncio.Server:
+    host, port = live.routes.host, live.routes.port
+    try:
+        return await asyncio.get_running_loop().create_server(
+            listener, host.strip("[]"), port, backlog=BACKLOG, reuse_address=True
+        )
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise CannotStart(f"port {port} is already in use") from None
+        raise CannotStart(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+
+
+async def _keep_time(loop: asyncio.AbstractEventLoop, listener: Listener, pool: Pool, live: LiveRoutes) -> None:
+    next_poll = loop.time() + POLL_SECONDS
+    while True:
+        await asyncio.sleep(TICK_SECONDS)
+        now = loop.time()
+        pool.tick(now)
+        listener.tick(now)
+        if now >= next_poll:
+            next_poll = now + POLL_SECONDS
+            live.poll()
+
+
+async def _signalled(loop: asyncio.AbstractEventLoop) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()

@@ -1,0 +1,287 @@
+"""Upstream: keep-alive HTTP/1.1 connections to engines, one exchange at a time on each.
+
+Small on purpose: POST with a whole body out, one response in, read piece by piece as it comes. Bytes wait here only
+up to a fixed amount; past that the socket is no longer read. Deadlines are plain numbers that the owner's
+ticker compares with the clock, so waiting costs no timer. Nothing here knows about models, keys or clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from math import inf
+
+import httptools
+
+HIGH_WATER = 256 * 1024
+LOW_WATER = 64 * 1024
+HEAD_LIMIT = 64 * 1024
+IDLE_SECONDS = 4.0  # llama-server's HTTP library closes an idle connection after 5 s
+IDLE_LIMIT = 32
+
+Address = tuple[str, int]
+
+
+class Unreachable(Exception):
+    """No connection could be made within the given time."""
+
+
+class Broken(Exception):
+    """The connection ended, or spoke something that is not HTTP, before the response was complete."""
+
+
+class Stalled(Exception):
+    """Nothing came within the given time."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection, owned by whoever took it from the pool until it is given back or closed.
+
+    After `send`, `receive_head` fills `status` and `headers` (names lower case); `read` then yields the body.
+    `began` tells whether any byte of the response has come, `complete` that the last one has.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, address: Address, lost: Callable[[Connection], None]) -> None:
+        self.address = address
+        self.uses = 0
+        self.idle_since = 0.0
+        self._loop = loop
+        self._lost = lost
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._waiter: asyncio.Future[None] | None = None
+        self._deadline = inf
+        self._failure: Exception | None = None
+        self._paused = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.began = False
+        self.complete = False
+        self._framed = False
+        self._has_head = False
+        self._head_size = 0
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._reusable = False
+
+    # What the owner does.
+
+    @property
+    def usable(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing() and self._failure is None
+
+    @property
+    def reused(self) -> bool:
+        """True when the exchange under way is not the first on this connection."""
+        return self.uses > 1
+
+    def send(self, head: bytes, body: bytes) -> None:
+        """Write one request; raises `Broken` when the connection is already gone."""
+        self.uses += 1
+        self._reset()
+        transport = self._transport
+        if transport is None or not self.usable:
+            raise Broken("the connection was closed")
+        if len(body) < HIGH_WATER:
+            transport.write(head + body)
+        else:
+            transport.write(head)
+            transport.write(body)
+
+    async def receive_head(self, seconds: float) -> None:
+        """Wait for the response head, at most `seconds`; raises `Broken` or `Stalled`."""
+        deadline = self._loop.time() + seconds
+        while not self._has_head:
+            await self._wait(deadline)
+
+    async def read(self, seconds: float) -> bytes:
+        """All body bytes that are there, waiting for some at most `seconds`; b"" once the body is complete.
+
+        Raises `Broken` or `Stalled`, after the bytes that came before the break have been read.
+        """
+        deadline = self._loop.time() + seconds
+        while not self._chunks:
+            if self.complete:
+                return b""
+            await self._wait(deadline)
+        chunks = self._chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._chunks = []
+        self._size = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    async def _wait(self, deadline: float) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._waiter = self._loop.create_future()
+        self._deadline = deadline
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            self._deadline = inf
+
+    def tick(self, now: float) -> None:
+        """Compare the deadline of the wait under way with the clock, in loop time."""
+        if now >= self._deadline:
+            self._fail(Stalled("nothing came in time"))
+
+    def finished_cleanly(self) -> bool:
+        """True when the exchange is over, read to its end, and another may follow on this connection."""
+        transport = self._transport
+        if not (self.complete and self._reusable and self.usable and not self._chunks) or transport is None:
+            return False
+        return transport.get_write_buffer_size() == 0
+
+    def close(self) -> None:
+        """Cut the connection at once; an engine takes this as "stop generating"."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # What asyncio tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self.uses == 0 or self.complete:
+            self._fail(Broken("data came that nobody asked for"))
+            return
+        self.began = True
+        if not self._has_head:
+            self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(Broken(f"not HTTP: {type(error).__name__}"))
+            return
+        if not self._has_head and self._head_size > HEAD_LIMIT:
+            self._fail(Broken("the response head is too large"))
+            return
+        if self._size > HIGH_WATER and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        if self._has_head:
+            self._wake()
+
+    def eof_received(self) -> None:
+        # A body without length or chunks ends where the connection does.
+        if self._has_head and not self._framed:
+            self.complete = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.complete and self._failure is None:
+            self._failure = Broken("the connection was reset" if exc else "the connection was closed")
+        self._transport = None
+        self._wake()
+        self._lost(self)
+
+    # What the parser tells.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
+            self._framed = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        self._has_head = self.status >= 200
+
+    def on_body(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self._size += len(data)
+
+    def on_message_complete(self) -> None:
+        if self._has_head:
+            self.complete = True
+            self._reusable = self._parser.should_keep_alive()
+        else:  # 100 Continue and its like
+            self.headers = []
+            self._framed = False
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            raise ValueError("a second response to one request")
+
+    def _fail(self, failure: Exception) -> None:
+        if self._failure is None:
+            self._failure = failure
+        if self._transport is not None:
+            self._transport.abort()
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        if self._failure is None or self._chunks or self.complete:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(self._failure)
+
+
+class Pool:
+    """The connections to all engines. Idle ones are kept a few seconds, the latest used first."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._all: set[Connection] = set()
+        self._idle: dict[Address, list[Connection]] = {}
+
+    async def take(self, address: Address, connect_seconds: float, *, fresh: bool = False) -> Connection:
+        """An idle connection, or a new one (always a new one when `fresh`); raises `Unreachable`."""
+        idle = self._idle.get(address)
+        while idle and not fresh:
+            connection = idle.pop()
+            if connection.usable:
+                return connection
+        try:
+            async with asyncio.timeout(connect_seconds):
+                _, connection = await self._loop.create_connection(lambda: self._make(address), address[0], address[1])
+        except TimeoutError:
+            raise Unreachable(f"no connection within {connect_seconds:g} s") from None
+        except OSError as error:
+            raise Unreachable(error.strerror or type(error).__name__) from None
+        self._all.add(connection)
+        return connection
+
+    def give(self, connection: Connection) -> None:
+        """Take a connection back: it is kept if its exchange ended cleanly, and cut otherwise."""
+        idle = self._idle.setdefault(connection.address, [])
+        if connection.finished_cleanly() and len(idle) < IDLE_LIMIT:
+            connection.idle_since = self._loop.time()
+            idle.append(connection)
+        else:
+            connection.close()
+
+    def tick(self, now: float) -> None:
+        """Once or more a second, in loop time: let overdue waits fail and old idle connections go."""
+        for connection in list(self._all):
+            connection.tick(now)
+        for address, idle in list(self._idle.items()):
+            while idle and now - idle[0].idle_since > IDLE_SECONDS:
+                idle.pop(0).close()
+            if not idle:
+                del self._idle[address]
+
+    def close(self) -> None:
+        """Cut everything."""
+        for connection in list(self._all):
+            connection.close()
+
+    def _make(self, address: Address) -> Connection:
+        return Connection(self._loop, address, self._forget)
+
+    def _forget(self, connection: Connection) -> None:
+        self._all.discard(connection)
+        idle = self._idle.get(connection.address)
+        if idle and connection in idle:
+            idle.remove(connection)

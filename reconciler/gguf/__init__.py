@@ -1,0 +1,1 @@
+"""GGUF files, as pure functions over bytes."""

@@ -1,0 +1,35 @@
+"""Facts about the machine. Bytes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+
+def memory_available() -> int:
+    """Memory that new processes can have without swapping."""
+    found = _meminfo("MemAvailable")
+    if found:
+        return found
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+@lru_cache(maxsize=1)
+def memory_total() -> int:
+    found = _meminfo("MemTotal")
+    if found:
+        return found
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
+def _meminfo(name: str) -> int:
+    """A line of /proc/meminfo in bytes; 0 where there is none."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":")), 0)

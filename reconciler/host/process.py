@@ -1,0 +1,226 @@
+"""Processes that outlive us: started detached, known by pid *and* start time *and* boot, found again by a nonce.
+
+A pid alone proves nothing: it may be reused. Start time comes from /proc (clock ticks since boot) on Linux and from
+psutil elsewhere; the boot id guards against a reboot that brings the same pair again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from reconciler.core.diagnostics import Fault, FaultClass
+from reconciler.host.effects import Effects
+from reconciler.host.files import disk_faults
+
+NONCE = "RECONCILER_NONCE"
+ROOT = "RECONCILER_ROOT"
+LINUX = sys.platform == "linux"
+
+# What a workload may inherit: how to find programs, its home, locale, proxies' certificates and accelerators.
+KEPT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+KEPT_PREFIXES = ("CUDA_", "NVIDIA_", "HIP_", "ROCR_", "GGML_", "VK_", "OMP_")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process, never to be mistaken for another."""
+
+    pid: int
+    start: str
+    boot: str
+
+
+@lru_cache(maxsize=1)
+def boot_id() -> str:
+    if LINUX:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    import psutil
+
+    return str(int(psutil.boot_time()))
+
+
+def identify(pid: int) -> Identity | None:
+    """Who has this pid now; None when nobody has, or only a zombie."""
+    if LINUX:
+        fields = _stat(pid)
+        if fields is None or fields[0] in "ZX":
+            return None
+        return Identity(pid, fields[19], boot_id())
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return Identity(pid, str(process.create_time()), boot_id())
+    except psutil.Error:
+        return None
+
+
+def alive(identity: Identity) -> bool:
+    """Whether exactly this process still runs."""
+    return identity.boot == boot_id() and identify(identity.pid) == identity
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat after the command name: [0] is the state, [19] the start time in ticks."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return text[text.rindex(")") + 2 :].split()
+
+
+def workload_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """The small environment that a workload gets, plus `extra`."""
+    kept = {k: v for k, v in os.environ.items() if k in KEPT or k.startswith(KEPT_PREFIXES)}
+    return kept | dict(extra)
+
+
+class Processes:
+    """Starts, watches and stops processes."""
+
+    def __init__(self, effects: Effects) -> None:
+        self.effects = effects
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+
+    def spawn(self, argv: list[str], env: Mapping[str, str], log: Path, cwd: Path) -> Identity:
+        """Start `argv` in a session of its own, output appended to `log`. Raises Fault."""
+        with self.effects("spawn", argv[0]):
+            with disk_faults(log), log.open("ab") as out:
+                try:
+                    child = subprocess.Popen(
+                        argv,
+                        env=dict(env),
+                        cwd=cwd,
+                        stdin=subprocess.DEVNULL,
+                        stdout=out,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
+                    )
+                except FileNotFoundError as error:
+                    raise Fault(
+                        "BINARY_NOT_FOUND",
+                        f"{error.filename or argv[0]} does not exist",
+                        hint="check the engine's path",
+                        kind=FaultClass.NEEDS_HUMAN,
+                    ) from error
+                except PermissionError as error:
+                    raise Fault(
+                        "BINARY_NOT_EXECUTABLE",
+                        f"{argv[0]} may not be executed",
+                        hint=f"chmod +x {argv[0]}",
+                        kind=FaultClass.NEEDS_HUMAN,
+                    ) from error
+            self._children[child.pid] = child
+        identity = identify(child.pid)
+        # Gone before we could look: what it was is known all the same, for we have not reaped it yet.
+        return identity or Identity(child.pid, "", boot_id())
+
+    def exit_code(self, identity: Identity) -> int | None:
+        """The exit code of a child of ours that has ended (negative: killed by that signal), else None."""
+        child = self._children.get(identity.pid)
+        if child is None:
+            return None
+        code = child.poll()
+        if code is not None:
+            del self._children[identity.pid]
+        return code
+
+    def signal(self, identity: Identity, number: signal.Signals) -> None:
+        """Signal the whole process group, if its leader is still who we think."""
+        if not alive(identity):
+            return
+        with self.effects(f"signal-{number.name}", identity.pid), contextlib.suppress(ProcessLookupError):
+            os.killpg(identity.pid, number)
+
+    async def exited(self, identity: Identity) -> None:
+        """Return once the process has ended; at once if it already has. Woken by the kernel where pidfd exists."""
+        while alive(identity):
+            fd = _pidfd(identity.pid)
+            if fd is None:
+                await asyncio.sleep(0.2)
+                continue
+            try:
+                if alive(identity):  # else the pid was reused between the look and the open
+                    await _readable(fd)
+            finally:
+                os.close(fd)
+
+    async def stop(self, identity: Identity, nonce: str, grace: float) -> None:
+        """SIGTERM to the group, SIGKILL after `grace` seconds, then whatever still carries the nonce."""
+        self.signal(identity, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(grace):
+                await self.exited(identity)
+        except TimeoutError:
+            self.signal(identity, signal.SIGKILL)
+            await self.exited(identity)
+        for left in find(NONCE, nonce):
+            with self.effects("signal-SIGKILL", left.pid), contextlib.suppress(ProcessLookupError):
+                os.kill(left.pid, signal.SIGKILL)
+        self.exit_code(identity)
+
+
+def find(name: str, value: str) -> list[Identity]:
+    """Our user's processes whose environment has NAME=VALUE, group leaders first."""
+    import psutil
+
+    seen = []
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(name) == value and (identity := identify(process.pid)):
+                seen.append(identity)
+    return sorted(seen, key=lambda i: (not _leads(i.pid), i.pid))
+
+
+def environment_value(pid: int, name: str) -> str | None:
+    """A variable of another process of ours, as it was at its start."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError):
+        return psutil.Process(pid).environ().get(name)
+    return None
+
+
+def _leads(pid: int) -> bool:
+    try:
+        return os.getpgid(pid) == pid
+    except ProcessLookupError:
+        return False
+
+
+def _pidfd(pid: int) -> int | None:
+    opener = getattr(os, "pidfd_open", None)
+    if opener is None:
+        return None
+    try:
+        return int(opener(pid))
+    except OSError:
+        return None
+
+
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def ready() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    loop.add_reader(fd, ready)
+    try:
+        await done
+    finally:
+        loop.remove_reader(fd)

@@ -1,0 +1,59 @@
+"""What a kind is: pure rules, and the two coroutines that look and act; and the tools that those are handed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from reconciler.core.ids import Ref
+from reconciler.core.kind import Rules
+from reconciler.core.plan import Action
+from reconciler.core.state import Declared, Observation
+from reconciler.host.effects import Effects
+from reconciler.host.fetch import Fetch
+from reconciler.host.files import Files
+from reconciler.host.layout import Layout
+from reconciler.host.process import Processes
+from reconciler.store.blobs import Blobs
+from reconciler.store.ledger import Ledger
+from reconciler.supervise.actor import Watched
+
+
+@dataclass(slots=True)
+class Tools:
+    """Everything of the machine that a kind may use: the only seam that knows which machine it is."""
+
+    layout: Layout
+    base: Path  # what relative paths of the manifest are relative to
+    effects: Effects
+    files: Files
+    processes: Processes
+    fetch: Fetch
+    ledger: Ledger
+    blobs: Blobs
+    desired: Callable[[], Mapping[Ref, Declared]] = dict  # what is wanted now
+    look: Callable[[Ref], Any] = lambda ref: (
+        None
+    )  # another kind's resource as it is observed now; None when it is not there
+    watched: dict[str, Watched] = field(default_factory=dict)  # by nonce
+    downloads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(3))
+    progress: Callable[[Ref, str, int, int | None], None] = lambda ref, what, done, total: None
+
+
+class Kind(Protocol):
+    """One kind of resource. `observe` may not change anything; every effect of `apply` is in the action's words."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def rules(self) -> Rules: ...
+
+    def observe(self, refs: Iterable[Ref], desired: Mapping[Ref, Declared], tools: Tools) -> dict[Ref, Observation]:
+        """How each of the resources is now. Quick: a look, not a proof."""
+
+    async def apply(self, action: Action, ref: Ref, declared: Declared | None, tools: Tools) -> None:
+        """Carry out one action. Raises Fault; cancelling it leaves nothing half-done that the ledger does not know."""

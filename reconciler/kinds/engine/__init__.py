@@ -1,0 +1,1 @@
+"""kind `engine`: a program that runs models."""

@@ -1,0 +1,63 @@
+"""Engines: installed or not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reconciler.core.ids import Ref
+from reconciler.core.plan import Action, Change, Op, Phase, Price
+from reconciler.core.state import World
+from reconciler.core.status import Condition, no, yes
+from reconciler.kinds.engine.spec import EngineSpec
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """An engine that can be used: the start of its command line."""
+
+    argv: tuple[str, ...]
+    title: str
+    owned: bool = True  # ours to remove; a program that was there before us is not
+
+
+class EngineRules:
+    def change(self, ref: Ref, world: World) -> Change | None:
+        declared, state = world.desired.get(ref), world.found(ref)
+        if declared is None:
+            return self._removal(ref, world)
+        spec: EngineSpec = declared.spec
+        if state is not None:
+            if ref in world.owned and world.owned[ref].digest == declared.digest:
+                return None
+            adopt = Action(Phase.MATERIALISE, "adopt", f"use {state.title}")
+            reason = "it is there already" if ref not in world.owned else "its declaration changed"
+            return Change(ref, Op.ADOPT, reason, (adopt,), where=declared.where)
+        if spec.type == "embedded":
+            text = f"install xllamacpp {spec.version} into a virtual environment of its own"
+            action, price = Action(Phase.MATERIALISE, "install", text), Price(download=None)
+        else:
+            action, price = Action(Phase.MATERIALISE, "adopt", f"use {spec.path}"), Price()
+        op = Op.REPLACE if ref in world.owned else Op.CREATE
+        reason = "not installed" if op is Op.CREATE else "no longer as it was installed"
+        return Change(ref, op, reason, (action,), price=price, where=declared.where)
+
+    def _removal(self, ref: Ref, world: World) -> Change:
+        purge = world.purge and world.found(ref) is not None and world.found(ref).owned
+        hold = _in_use(ref, world)
+        text = "remove it from disk" if purge else "release it; what is installed stays until `reconcile down --purge`"
+        action = Action(Phase.SWEEP, "purge" if purge else "release", text, hold=hold)
+        return Change(ref, Op.DELETE, "no longer in the manifest", (action,))
+
+    def conditions(self, ref: Ref, world: World) -> tuple[Condition, ...]:
+        state = world.found(ref)
+        if state is None:
+            return (no("Ready", "NotInstalled"),)
+        return (yes("Ready", "Installed", state.title),)
+
+
+def _in_use(ref: Ref, world: World) -> str:
+    """An engine may go only after the servers that run on it."""
+    for other, owned in sorted(world.owned.items()):
+        if owned.spec.get("engine") == ref.name and other not in world.desired:
+            return f"{other} runs on it"
+    return ""

@@ -1,0 +1,1 @@
+"""kind `gateway`: the one local API, as a process and its routes."""

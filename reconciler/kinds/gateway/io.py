@@ -1,0 +1,187 @@
+"""The gateway: its process, and routes.json, which is all it ever learns."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from reconciler.core.diagnostics import Fault, FaultClass
+from reconciler.core.ids import Ref, digest_of
+from reconciler.core.plan import Action
+from reconciler.core.state import Declared, Found, Observation
+from reconciler.host import secrets
+from reconciler.host.probes import bindable, holder_of, unix_request
+from reconciler.host.process import Identity, alive
+from reconciler.kinds.base import Tools
+from reconciler.kinds.gateway.rules import GatewayRules, GatewayState, Process, Target, content
+from reconciler.kinds.gateway.spec import GatewaySpec
+from reconciler.kinds.workload import Launch, new_nonce, row_phase, start, stop
+from reconciler.store.ledger import ProcessRow
+from reconciler.supervise.exits import meaning
+from reconciler.supervise.logs import tail
+
+START_BUDGET = 20.0  # seconds
+GRACE = 15.0  # seconds; it gives running streams ten of them
+
+
+class GatewayKind:
+    name = "gateway"
+    rules = GatewayRules()
+
+    def observe(self, refs: Iterable[Ref], desired: Mapping[Ref, Declared], tools: Tools) -> dict[Ref, Observation]:
+        return {ref: Found(_look(ref, desired.get(ref), tools)) for ref in refs}
+
+    async def apply(self, action: Action, ref: Ref, declared: Declared | None, tools: Tools) -> None:
+        match action.verb:
+            case "start":
+                assert declared is not None
+                await _start(ref, declared.spec, action, tools)
+            case "await":
+                await _await(_row(action, tools), tools)
+            case "route":
+                assert declared is not None
+                await asyncio.to_thread(_route, declared.spec, action, tools)
+                tools.ledger.own(ref, declared.digest, declared.spec)
+            case "stop":
+                if (row := _row(action, tools)) is not None:
+                    await stop(row, tools, GRACE)
+            case "release":
+                tools.files.remove(tools.layout.routes)
+                tools.ledger.disown(ref)
+
+
+def _row(action: Action, tools: Tools) -> ProcessRow | None:
+    return next((row for row in tools.ledger.processes() if row.nonce == action.args["nonce"]), None)
+
+
+def _look(ref: Ref, declared: Declared | None, tools: Tools) -> GatewayState:
+    rows = [row for row in tools.ledger.processes() if row.ref == ref]
+    processes = tuple(Process(r.nonce, r.digest, row_phase(r, tools), r.host, r.port) for r in rows)
+    state = unix_request(tools.layout.gateway_socket, "GET", "/state") if rows else None
+    digest, routed = _served(state, tools)
+    keys, problem = _keys(declared.spec, tools) if declared is not None else ((), "")
+    holder = ""
+    if declared is not None and not any(p.listening == declared.spec.listening for p in processes):
+        spec: GatewaySpec = declared.spec
+        holder = holder_of(spec.port) if bindable(spec.host, spec.port) else ""
+    return GatewayState(processes, digest, routed, keys, problem, holder)
+
+
+def _served(state: Mapping[str, Any] | None, tools: Tools) -> tuple[str, frozenset[str]]:
+    """(digest of the routes in force, nonces they lead to). Nothing is in force where no gateway answers."""
+    if state is None:
+        return "", frozenset()
+    digest = str(state.get("digest", ""))
+    try:
+        written = json.loads(tools.layout.routes.read_text())
+    except (OSError, ValueError):
+        written = {}
+    if written.get("digest") != digest:  # what is in force is not what is on disk: it may lead to any of ours
+        return digest, frozenset(row.nonce for row in tools.ledger.processes())
+    ids = [m["target"]["id"] for m in written["models"].values() if m["target"]]
+    return digest, frozenset(str(i).partition("#")[2] for i in ids)
+
+
+def _keys(spec: GatewaySpec, tools: Tools) -> tuple[tuple[tuple[str, str], ...], str]:
+    """The sha256 of every client key, and what is wrong with one that cannot be resolved."""
+    out = []
+    for name, reference in spec.api_keys:
+        try:
+            out.append((name, hashlib.sha256(secrets.resolve(reference, tools.base).encode()).hexdigest()))
+        except Fault as fault:
+            return (), fault.message
+    return tuple(out), ""
+
+
+def _write_routes(spec: GatewaySpec, aim: Mapping[str, Target], tools: Tools) -> str:
+    """Write routes.json and return its digest. Raises Fault for a key that cannot be resolved."""
+    for _, reference in spec.api_keys:
+        secrets.resolve(reference, tools.base)
+    keys, _ = _keys(spec, tools)
+    document = content(spec, aim, keys)
+    digest = digest_of(document)
+    for model in document["models"].values():
+        model["created"] = int(time.time())
+        if model["target"] is not None:
+            nonce = model["target"]["id"].partition("#")[2]
+            model["target"]["key"] = tools.layout.key(nonce).read_text()
+    document |= {"serial": time.time_ns(), "digest": digest}
+    tools.files.write(tools.layout.routes, json.dumps(document, indent=1).encode())
+    return digest
+
+
+def _route(spec: GatewaySpec, action: Action, tools: Tools) -> None:
+    digest = _write_routes(spec, action.args["targets"], tools)
+    answer = unix_request(tools.layout.gateway_socket, "POST", "/reload", timeout=5.0)
+    if answer is None or answer.get("digest") != digest:
+        why = (answer or {}).get("error") or "it does not answer"
+        raise Fault("ROUTES_REFUSED", f"the gateway did not take its routes: {why}")
+
+
+async def _start(ref: Ref, spec: GatewaySpec, action: Action, tools: Tools) -> None:
+    if why := bindable(spec.host, spec.port):
+        raise _port_fault(spec, why)
+    socket = tools.layout.gateway_socket
+    tools.files.private_folder(socket.parent)
+    await asyncio.to_thread(_write_routes, spec, action.args["targets"], tools)
+    nonce = new_nonce()
+    argv = [sys.executable, "-P", "-m", "reconciler.gateway"]
+    argv += ["--routes", str(tools.layout.routes), "--socket", str(socket)]
+
+    async def ready(identity: Identity, log: Path, log_start: int) -> None:
+        try:
+            await _answers(identity, nonce, log, log_start, tools)
+        except Fault as fault:
+            if why := bindable(spec.host, spec.port):
+                raise _port_fault(spec, why) from fault
+            raise
+
+    launch = Launch(ref, spec.listening, argv, {}, spec.host, spec.port, {}, nonce, ready)
+    await start(launch, tools)
+
+
+async def _answers(identity: Identity, nonce: str, log: Path, log_start: int, tools: Tools) -> None:
+    """Return once the process with this nonce says that it listens."""
+    deadline = time.monotonic() + START_BUDGET
+    while True:
+        state = await asyncio.to_thread(unix_request, tools.layout.gateway_socket, "GET", "/state")
+        if state is not None and state.get("nonce") == nonce:
+            return
+        if not alive(identity):
+            raise meaning(tools.processes.exit_code(identity), tail(log, 20, log_start))
+        if time.monotonic() > deadline:
+            raise Fault("GATEWAY_TIMED_OUT", f"the gateway did not answer within {START_BUDGET:.0f} s")
+        await asyncio.sleep(0.03)
+
+
+async def _await(row: ProcessRow | None, tools: Tools) -> None:
+    if row is None or row.identity is None:
+        raise Fault("PROCESS_EXITED", "the process is gone")
+    try:
+        await _answers(row.identity, row.nonce, Path(row.log), 0, tools)
+    except Fault:
+        await stop(row, tools, GRACE)
+        raise
+    tools.ledger.record_ready(row.nonce)
+
+
+def _port_fault(spec: GatewaySpec, why: str) -> Fault:
+    if "in use" not in why.lower():
+        return Fault(
+            "CANNOT_LISTEN",
+            f"{spec.host}:{spec.port} cannot be listened on: {why}",
+            hint="choose another gateway.host or gateway.port",
+            kind=FaultClass.NEEDS_HUMAN,
+        )
+    return Fault(
+        "PORT_IN_USE",
+        f"port {spec.port} is held by {holder_of(spec.port)}",
+        hint="stop it, or set gateway.port to a free port",
+        kind=FaultClass.NEEDS_HUMAN,
+    )

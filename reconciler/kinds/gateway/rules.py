@@ -1,0 +1,186 @@
+"""The gateway: one process, and the routes it reads.
+
+Routes are a pure function of what is declared and of which instances are ready *now*. A name whose server is not
+ready yet is routed to nothing with a reason, so that clients hear "loading" and not "unknown".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from reconciler.core.ids import Ref, digest_of
+from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price
+from reconciler.core.state import Declared, World
+from reconciler.core.status import Condition, no, yes
+from reconciler.kinds.gateway.spec import GatewaySpec
+from reconciler.supervise.machine import Phase as Life
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A gateway process; `listening` is the digest of its host and port."""
+
+    nonce: str
+    listening: str
+    life: Life
+    host: str = ""
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayState:
+    """`digest` is of the routes it serves now, `routed` the nonces they lead to; `keys` are (name, sha256) pairs.
+
+    `problem` says which secret cannot be resolved; `holder` who else has the port.
+    """
+
+    processes: tuple[Process, ...] = ()
+    digest: str = ""
+    routed: frozenset[str] = frozenset()
+    keys: tuple[tuple[str, str], ...] = ()
+    problem: str = ""
+    holder: str = ""
+
+    @property
+    def living(self) -> tuple[Process, ...]:
+        return tuple(p for p in self.processes if p.life is not Life.GONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a model's requests go; None of it is set while nothing is ready."""
+
+    nonce: str = ""
+    host: str = ""
+    port: int = 0
+    reason: str = field(default="", compare=False)
+
+
+class GatewayRules:
+    def change(self, ref: Ref, world: World) -> Change | None:
+        state: GatewayState = world.found(ref) or GatewayState()
+        declared = world.desired.get(ref)
+        if declared is None:
+            stops = tuple(_stop(p) for p in state.living)
+            forget = Action(Phase.SWEEP, "release", "forget it")
+            return Change(ref, Op.DELETE, "no longer wanted", (*stops, forget))
+        spec: GatewaySpec = declared.spec
+        current = [p for p in state.living if p.listening == spec.listening and p.life in (Life.STARTING, Life.READY)]
+        others = tuple(_stop(p) for p in state.living if p not in current)
+        owned = world.owned.get(ref)
+        fields = _fields(owned.spec, spec) if owned else ()
+        if not current:
+            return _start(ref, declared, state, others, fields, world)
+        if current[-1].life is Life.STARTING:
+            wait = Action(Phase.START, "await", "wait until it answers", {"nonce": current[-1].nonce})
+            return Change(ref, Op.UPDATE, "it is starting", (wait, *others), fields, where=declared.where)
+        aim = targets(spec, world)
+        wanted = digest_of(content(spec, aim, state.keys))
+        if state.digest != wanted or state.problem or owned is None or owned.digest != declared.digest:
+            route = Action(
+                Phase.ROUTE, "route", "rewrite its routes; running requests are not touched", {"targets": aim}
+            )
+            reason = "its settings changed" if fields else "its routes are to follow the servers"
+            return Change(ref, Op.UPDATE, reason, (route, *others), fields, where=declared.where)
+        if others:
+            return Change(ref, Op.REPLACE, "it listens elsewhere now", others, where=declared.where)
+        return None
+
+    def conditions(self, ref: Ref, world: World) -> tuple[Condition, ...]:
+        state: GatewayState = world.found(ref) or GatewayState()
+        declared = world.desired.get(ref)
+        ready = [p for p in state.living if p.life is Life.READY]
+        running = yes("Running", "Alive") if state.living else no("Running", "NotStarted")
+        if declared is None:
+            return no("Ready", "NotWanted", "it is being stopped"), running
+        spec: GatewaySpec = declared.spec
+        if not any(p.listening == spec.listening for p in ready):
+            return no("Ready", "NotListening", state.holder and f"port {spec.port} is held by {state.holder}"), running
+        aim = targets(spec, world)
+        current = state.digest == digest_of(content(spec, aim, state.keys))
+        waiting = sorted(name for name, target in aim.items() if not target.nonce)
+        if not current:
+            return no("Ready", "RoutesPending"), running, no("Routed", "Pending")
+        routed = no("Routed", "NotAllReady", ", ".join(waiting)) if waiting else yes("Routed", "AllModels")
+        where = f"http://{spec.host}:{spec.port}{spec.prefix}"
+        return yes("Ready", "Listening", where), running, routed
+
+
+def targets(spec: GatewaySpec, world: World) -> dict[str, Target]:
+    """Model → the instance that serves it now: the wanted one once it is ready, an earlier one until then."""
+    out = {}
+    for model in spec.models:
+        ref = Ref("server", model.name)
+        state, declared = world.found(ref), world.desired.get(ref)
+        ready = [i for i in state.living if i.life is Life.READY] if state is not None else []
+        # The ones made from the wanted spec last, and among those the youngest.
+        ready.sort(key=lambda i: (declared is not None and i.digest == declared.digest, i.ready or 0.0))
+        if ready:
+            out[model.name] = Target(ready[-1].nonce, ready[-1].host, ready[-1].port)
+        else:
+            trouble = world.troubles.get(ref) or world.troubles.get(Ref("model", model.name))
+            out[model.name] = Target(reason=f"{trouble.code}: {trouble.message}" if trouble else "it is not ready yet")
+    return out
+
+
+def content(spec: GatewaySpec, aim: Mapping[str, Target], keys: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """All that routes.json says, except for session keys; its digest names the routes."""
+    return {
+        "format": 1,
+        "listen": {"host": spec.host, "port": spec.port},
+        "prefix": spec.prefix,
+        "trusted_hosts": list(spec.trusted_hosts),
+        "api_keys": [{"name": name, "sha256": sha256} for name, sha256 in keys],
+        "models": {
+            m.name: {
+                "owned_by": "reconciler",
+                "context": m.context,
+                "task": m.task,
+                "aliases": list(m.aliases),
+                "target": {"id": f"server/{m.name}#{t.nonce}", "host": t.host, "port": t.port} if t.nonce else None,
+                "reason": t.reason,
+            }
+            for m in spec.models
+            for t in (aim[m.name],)
+        },
+        "names": {name: m.name for m in spec.models for name in (m.name, *m.aliases)},
+    }
+
+
+def _start(
+    ref: Ref, declared: Declared, state: GatewayState, others: tuple[Action, ...],
+    fields: tuple[FieldChange, ...], world: World,
+) -> Change:  # fmt: skip
+    spec: GatewaySpec = declared.spec
+    begin = Action(Phase.START, "start", f"listen on {spec.host}:{spec.port}", {"targets": targets(spec, world)})
+    names = ", ".join(m.name for m in spec.models) or "no model yet"
+    route = Action(Phase.ROUTE, "route", f"route {names}", {"targets": targets(spec, world)})
+    blocked = f"; port {spec.port} is held by {state.holder}" if state.holder else ""
+    if ref not in world.owned:
+        return Change(ref, Op.CREATE, f"not running{blocked}", (begin, route), where=declared.where)
+    if others:
+        reason = f"it is to listen elsewhere{blocked}"
+        return Change(ref, Op.REPLACE, reason, (begin, route, *others), fields, where=declared.where)
+    price = Price(downtime="refuses requests until it has restarted")
+    return Change(ref, Op.RESTART, f"its process is gone{blocked}", (begin, route), fields, price, declared.where)
+
+
+def _stop(process: Process) -> Action:
+    return Action(Phase.STOP, "stop", "finish running requests and stop", {"nonce": process.nonce})
+
+
+def _fields(before: Mapping[str, Any], spec: GatewaySpec) -> tuple[FieldChange, ...]:
+    out = []
+    for key in ("host", "port", "prefix", "trusted_hosts", "api_keys"):
+        old, new = before.get(key), getattr(spec, key)
+        new = [list(v) if isinstance(v, tuple) else v for v in new] if isinstance(new, tuple) else new
+        if key in before and old != new:
+            out.append(FieldChange(f"gateway.{key}", old, new))
+    old_aliases = {m["name"]: list(m["aliases"]) for m in before.get("models", [])}
+    for model in spec.models:
+        old, new = old_aliases.get(model.name), list(model.aliases)
+        if old is not None and old != new:
+            out.append(FieldChange(f"models.{model.name}.aliases", old, new))
+    return tuple(out)

@@ -1,0 +1,1 @@
+"""kind `model`: bytes on disk, verified by sha256."""

@@ -1,0 +1,173 @@
+"""Models: look at the store, bring bytes into it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from reconciler.core.diagnostics import Fault, FaultClass
+from reconciler.core.ids import Ref
+from reconciler.core.plan import Action
+from reconciler.core.state import Declared, Found, Observation
+from reconciler.gguf import header as gguf
+from reconciler.host.files import Files
+from reconciler.kinds.base import Tools
+from reconciler.kinds.model.rules import ModelRules, ModelState
+from reconciler.kinds.model.spec import ModelSpec
+from reconciler.sources import Brought, Request, source_for
+from reconciler.store.blobs import sha256_of, token
+
+HEADER_STEP = 1 << 20
+HEADER_MOST = 256 << 20
+
+
+class ModelKind:
+    name = "model"
+    rules = ModelRules()
+
+    def observe(self, refs: Iterable[Ref], desired: Mapping[Ref, Declared], tools: Tools) -> dict[Ref, Observation]:
+        owned, pins = tools.ledger.owned(), tools.ledger.pins()
+        out: dict[Ref, Observation] = {}
+        for ref in refs:
+            spec = desired[ref].spec if ref in desired else ModelSpec(**owned[ref].spec)
+            out[ref] = Found(_look(spec, pins.get(spec.pin, {}), tools))
+        return out
+
+    async def apply(self, action: Action, ref: Ref, declared: Declared | None, tools: Tools) -> None:
+        if declared is None:
+            spec = ModelSpec(**tools.ledger.owned()[ref].spec)
+            if action.verb == "purge":
+                await asyncio.to_thread(tools.blobs.remove, _sha256(spec, tools))
+            tools.ledger.disown(ref)
+            return
+        spec = declared.spec
+        match action.verb:
+            case "fetch":
+                async with tools.downloads:
+                    await _fetch(ref, spec, tools)
+            case "verify":
+                await _verify(ref, _sha256(spec, tools), tools)
+        tools.ledger.own(ref, declared.digest, spec)
+
+
+def _sha256(spec: ModelSpec, tools: Tools) -> str:
+    return spec.sha256 or str(tools.ledger.pins().get(spec.pin, {}).get("sha256", ""))
+
+
+def _look(spec: ModelSpec, pin: Mapping[str, object], tools: Tools) -> ModelState:
+    sha256 = spec.sha256 or str(pin.get("sha256", ""))
+    if not sha256:
+        return ModelState()
+    record, seen = tools.ledger.artifact(sha256), token(tools.layout.blob(sha256))
+    known = record.size if record else int(str(pin.get("size", 0)))
+    if seen is None:
+        return ModelState(sha256, known, lost="its file is gone from the store" if record else "")
+    size = int(seen.split(":")[1])
+    if record is None:
+        return ModelState(
+            sha256, size, present=True, suspect="a file of that name is in the store, but not in the ledger"
+        )
+    if record.token != seen:
+        what = f"its size went from {record.size} to {size} bytes" if size != record.size else "it was written to"
+        return ModelState(sha256, size, present=True, suspect=f"its file changed since it was verified: {what}")
+    return ModelState(sha256, size, present=True, token=seen)
+
+
+async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
+    """Bring the bytes, judge them, and only then let them into the store."""
+    part = tools.layout.partial / hashlib.sha256(spec.pin.encode()).hexdigest()[:32]
+    wanted = _sha256(spec, tools)
+    request = Request(
+        spec.source,
+        spec.file,
+        wanted,
+        part,
+        tools.base,
+        tools.files,
+        tools.effects,
+        tools.fetch,
+        lambda done, total: tools.progress(ref, "fetching", done, total),
+    )
+    brought = await source_for(spec.source)(request)
+    if wanted and brought.sha256 != wanted:
+        tools.fetch.discard(part)
+        raise _mismatch(spec, brought, wanted)
+    try:
+        await asyncio.to_thread(_judge, part, brought)
+    except Fault:
+        tools.fetch.discard(part)
+        raise
+    tools.ledger.pin(spec.pin, {"sha256": brought.sha256, "size": brought.size, "name": brought.name, **brought.facts})
+    tools.blobs.take(part, brought.sha256)
+    tools.fetch.discard(part)
+
+
+def _mismatch(spec: ModelSpec, brought: Brought, wanted: str) -> Fault:
+    said = "the manifest says" if spec.sha256 else "it was pinned on first use to"
+    return Fault(
+        "CHECKSUM_MISMATCH",
+        f"{brought.name} from {spec.source} has sha256 {brought.sha256}, but {said} {wanted}",
+        hint="correct sha256: in the manifest if this file is the one you mean; otherwise distrust the source",
+        kind=FaultClass.PERMANENT,
+    )
+
+
+def _judge(path: Path, brought: Brought) -> None:
+    """Raise Fault unless the file is a whole GGUF."""
+    try:
+        header = read_header(path)
+    except gguf.NotGguf as error:
+        hint = "the address leads to a web page; use the direct download link" if _html(path) else ""
+        raise Fault(
+            "NOT_A_GGUF",
+            f"{brought.name} is not a GGUF model: {error}",
+            hint=hint or "models are GGUF files here",
+            kind=FaultClass.PERMANENT,
+        ) from error
+    if header.size > brought.size:
+        raise Fault(
+            "TRUNCATED",
+            f"{brought.name} has {brought.size} bytes, but its header describes {header.size}",
+            hint="the file at the source is incomplete",
+            kind=FaultClass.PERMANENT,
+        )
+
+
+def read_header(path: Path) -> gguf.Header:
+    """The header of a local GGUF file. Raises NotGguf; reads no more than the header needs."""
+    wanted = HEADER_STEP
+    with path.open("rb") as data:
+        while True:
+            data.seek(0)
+            buffer = data.read(wanted)
+            try:
+                return gguf.parse(buffer)
+            except gguf.Short as short:
+                if len(buffer) < wanted or wanted >= HEADER_MOST:
+                    raise gguf.NotGguf(f"it ends after {len(buffer)} bytes, inside its own header") from short
+                wanted = min(max(wanted * 2, short.needed), HEADER_MOST)
+
+
+def _html(path: Path) -> bool:
+    with path.open("rb") as data:
+        start = data.read(512).lstrip().lower()
+    return start.startswith((b"<!doctype html", b"<html"))
+
+
+async def _verify(ref: Ref, sha256: str, tools: Tools) -> None:
+    """Hash the file again: note it as good, or set it aside so that it is fetched anew."""
+    path = tools.layout.blob(sha256)
+    found = await asyncio.to_thread(sha256_of, path)
+    if found == sha256:
+        await asyncio.to_thread(_protect, path, tools.files)
+        tools.blobs.record(sha256)
+        return
+    aside = tools.blobs.set_aside(sha256)
+    tools.ledger.event(str(ref), "Quarantined", f"its bytes are no longer what was verified; moved to {aside.name}")
+
+
+def _protect(path: Path, files: Files) -> None:
+    with files.effects("chmod", path):
+        path.chmod(0o444)

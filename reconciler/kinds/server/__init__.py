@@ -1,0 +1,1 @@
+"""kind `server`: a process that serves one model."""

@@ -1,0 +1,133 @@
+"""Servers: see which processes run, start and stop them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from reconciler.core.diagnostics import Fault
+from reconciler.core.ids import Ref
+from reconciler.core.plan import Action
+from reconciler.core.state import Absent, Declared, Found, Observation
+from reconciler.host.probes import free_port, unix_request
+from reconciler.host.process import Identity
+from reconciler.kinds.base import Tools
+from reconciler.kinds.server.rules import Instance, ServerRules, ServerState
+from reconciler.kinds.server.spec import ServerSpec, arguments
+from reconciler.kinds.workload import Launch, new_nonce, row_phase, start, stop
+from reconciler.store.ledger import ProcessRow
+from reconciler.supervise.readiness import wait_ready
+
+HOST = "127.0.0.1"
+START_LEAST = 60.0  # seconds that any model may take to load
+START_RATE = 20e6  # bytes a second of a slow disk: a big model may take its size over this much longer
+DRAIN_MOST = 300.0  # seconds that running requests may take to end
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+
+
+class ServerKind:
+    name = "server"
+    rules = ServerRules()
+
+    def observe(self, refs: Iterable[Ref], desired: Mapping[Ref, Declared], tools: Tools) -> dict[Ref, Observation]:
+        rows: dict[Ref, list[ProcessRow]] = {}
+        for row in tools.ledger.processes():
+            rows.setdefault(row.ref, []).append(row)
+        out: dict[Ref, Observation] = {}
+        for ref in refs:
+            found = tuple(_instance(row, tools) for row in rows.get(ref, []))
+            out[ref] = Found(ServerState(found)) if found else Absent()
+        return out
+
+    async def apply(self, action: Action, ref: Ref, declared: Declared | None, tools: Tools) -> None:
+        match action.verb:
+            case "start":
+                assert declared is not None
+                await _start(ref, declared, tools)
+                tools.ledger.own(ref, declared.digest, declared.spec)
+            case "adopt":
+                assert declared is not None
+                tools.ledger.own(ref, declared.digest, declared.spec)
+            case "await":
+                assert declared is not None
+                await _await(_row(action, tools), tools)
+                tools.ledger.own(ref, declared.digest, declared.spec)
+            case "stop":
+                await _drain_and_stop(_row(action, tools), tools)
+            case "release":
+                tools.ledger.disown(ref)
+
+
+def _instance(row: ProcessRow, tools: Tools) -> Instance:
+    return Instance(row.nonce, row.digest, row_phase(row, tools), row.host, row.port, row.inputs, row.ready)
+
+
+def _row(action: Action, tools: Tools) -> ProcessRow | None:
+    return next((row for row in tools.ledger.processes() if row.nonce == action.args["nonce"]), None)
+
+
+async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
+    spec: ServerSpec = declared.spec
+    engine, model = tools.look(Ref("engine", spec.engine)), tools.look(Ref("model", spec.model))
+    if engine is None or model is None or not model.usable:
+        raise Fault("NOT_READY", "its engine or its model has just gone away")
+    path = tools.layout.blob(model.sha256)
+    nonce, key = new_nonce(), secrets.token_urlsafe(32)
+    port = free_port(HOST)
+    tools.files.write(tools.layout.key(nonce), key.encode())
+    budget = START_LEAST + path.stat().st_size / START_RATE
+
+    async def ready(identity: Identity, log: Path, log_start: int) -> None:
+        tools.progress(ref, "loading", 0, None)
+        await wait_ready(tools.processes, identity, HOST, port, budget, log, log_start)
+
+    await start(
+        Launch(
+            ref,
+            declared.digest,
+            [*engine.argv, *arguments(spec, str(path), HOST, port)],
+            {**dict(spec.env), "LLAMA_API_KEY": key},
+            HOST,
+            port,
+            {"model": model.token},
+            nonce,
+            ready,
+        ),
+        tools,
+    )
+
+
+async def _await(row: ProcessRow | None, tools: Tools) -> None:
+    """Wait for a process that the controller before us had started."""
+    if row is None or row.identity is None:
+        raise Fault("PROCESS_EXITED", "the process is gone")
+    log = Path(row.log)
+    try:
+        await wait_ready(tools.processes, row.identity, row.host, row.port, START_LEAST * 5, log, 0)
+    except Fault:
+        await stop(row, tools, GRACE)
+        raise
+    tools.ledger.record_ready(row.nonce)
+
+
+async def _drain_and_stop(row: ProcessRow | None, tools: Tools) -> None:
+    """Let running requests end, then stop. The gateway counts them; where no gateway answers there are none."""
+    if row is None:
+        return
+    tools.ledger.record_retiring(row.nonce)
+    deadline = time.monotonic() + DRAIN_MOST
+    while time.monotonic() < deadline:
+        if not await asyncio.to_thread(inflight, row.nonce, tools):
+            break
+        await asyncio.sleep(0.1)
+    await stop(row, tools, GRACE)
+
+
+def inflight(nonce: str, tools: Tools) -> int:
+    """Requests that the gateway is relaying to or from this process."""
+    state = unix_request(tools.layout.gateway_socket, "GET", "/state") or {}
+    counts = state.get("inflight", {})
+    return sum(int(n) for target, n in counts.items() if target.endswith(f"#{nonce}"))

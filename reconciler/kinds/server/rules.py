@@ -1,0 +1,197 @@
+"""Servers: one process a model, replaced make-before-break.
+
+Every decision is made from what runs now. An instance is *fresh* when it was made from the wanted spec and from the
+model file as it is now, and answers; any other living one is *stale*. Wanted is one fresh instance and no stale one:
+
+    no fresh instance            → start one (held until engine and model are there)
+    fresh, but not ready yet     → wait for it (it was adopted while it was loading)
+    stale ones beside a ready one → stop them, held while the gateway still routes to them
+
+Only where memory cannot hold both is the stale one stopped first, and the plan says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from reconciler.core.ids import Ref
+from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price, human_bytes
+from reconciler.core.state import Declared, World
+from reconciler.core.status import Condition, no, yes
+from reconciler.kinds.server.spec import ServerSpec
+from reconciler.supervise.machine import Phase as Life
+
+ROOM = 1.15  # resident memory of a server, as a multiple of its model's file; the KV cache is small beside it
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One process of a server. Times are Unix seconds."""
+
+    nonce: str
+    digest: str
+    life: Life
+    host: str
+    port: int
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    ready: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    instances: tuple[Instance, ...] = ()
+
+    @property
+    def living(self) -> tuple[Instance, ...]:
+        return tuple(i for i in self.instances if i.life is not Life.GONE)
+
+
+class ServerRules:
+    def change(self, ref: Ref, world: World) -> Change | None:
+        state: ServerState = world.found(ref) or ServerState()
+        declared = world.desired.get(ref)
+        if declared is None:
+            return _removal(ref, state, world)
+        fresh = [i for i in state.living if is_fresh(i, declared, world)]
+        stale = [i for i in state.living if i not in fresh]
+        ready = [i for i in fresh if i.life is Life.READY]
+        if ready:
+            surplus = (*stale, *fresh[: len(fresh) - 1]) if len(fresh) > 1 else tuple(stale)
+            if not surplus:
+                return _note_down(ref, declared, world)
+            stops = tuple(_stop(i, ref, world) for i in surplus)
+            return Change(ref, Op.REPLACE, "its successor is ready", stops, where=declared.where)
+        if fresh:
+            wait = Action(Phase.START, "await", "wait until it is ready", {"nonce": fresh[-1].nonce})
+            return Change(ref, Op.UPDATE, "it is loading its model", (wait,), where=declared.where)
+        return _start(ref, declared, stale, world)
+
+    def conditions(self, ref: Ref, world: World) -> tuple[Condition, ...]:
+        state: ServerState = world.found(ref) or ServerState()
+        declared = world.desired.get(ref)
+        ready = [i for i in state.living if i.life in (Life.READY, Life.RETIRING) and i.ready is not None]
+        living = state.living
+        running = yes("Running", "Alive", f"port {living[-1].port}") if living else no("Running", "NotStarted")
+        if declared is None:
+            return no("Ready", "NotWanted", "it is being stopped"), running
+        current = [i for i in ready if is_fresh(i, declared, world)]
+        if current:
+            return yes("Ready", "Answers", f"port {current[-1].port}"), running
+        if any(i.life is Life.READY for i in ready):
+            return yes("Ready", "Outdated", "the earlier version serves until its successor is ready"), running
+        if any(i.life is Life.UNRESPONSIVE for i in living):
+            return no("Ready", "Unresponsive", "it runs, but does not answer"), running
+        return no("Ready", "Starting" if living else "NotStarted"), running
+
+
+def is_fresh(instance: Instance, declared: Declared, world: World) -> bool:
+    """Made from the wanted spec and the model file as it is now, and not hung or leaving."""
+    if instance.digest != declared.digest or instance.life not in (Life.STARTING, Life.READY):
+        return False
+    model = _model(declared.spec, world)
+    # While the model is being proved or fetched again nothing is known against the running one.
+    return model is None or not model.usable or instance.inputs.get("model") == model.token
+
+
+def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) -> Change:
+    spec: ServerSpec = declared.spec
+    owned = world.owned.get(ref)
+    fields = _fields(ref, owned.spec, spec) if owned else ()
+    model = _model(spec, world)
+    size = int(model.size * ROOM) if model is not None else 0
+    waits = _waits_for(spec, world)
+    begin = Action(Phase.START, "start", "start a process and wait until it is ready", hold=waits)
+    hung = any(i.life is Life.UNRESPONSIVE for i in stale)
+    leaving = [i for i in stale if i.life is not Life.RETIRING]
+    tight = bool(leaving) and size > world.host.memory_available > 0
+    stops = tuple(_stop(i, ref, world) for i in stale)
+    if tight:
+        stops = tuple(Action(a.phase, a.verb, a.text, a.args, hold=waits) for a in stops)
+        actions: tuple[Action, ...] = (*stops, begin)
+        downtime = f"is down while it loads: {human_bytes(size)} for a second one are not free"
+    else:
+        actions, downtime = (begin, *stops), ""
+    if owned is None and not stale:
+        return Change(ref, Op.CREATE, "not running", actions, (), Price(memory=size), declared.where)
+    if fields or (owned is not None and owned.digest != declared.digest):
+        reason = "its settings changed" if fields else _inputs_changed(owned.spec if owned else {}, spec)
+        return Change(ref, Op.REPLACE, reason, actions, fields, Price(downtime=downtime), declared.where)
+    if hung:
+        reason, downtime = "it runs, but does not answer", "is down until it has restarted"
+    elif leaving:
+        reason = "its model file was brought anew" if model is not None else "it was made from another spec"
+    else:
+        reason, downtime = "its process is gone", "is down until it has restarted"
+    return Change(ref, Op.RESTART, reason, actions, (), Price(downtime=downtime), declared.where)
+
+
+def _removal(ref: Ref, state: ServerState, world: World) -> Change:
+    stops = tuple(_stop(i, ref, world) for i in state.living)
+    forget = Action(Phase.SWEEP, "release", "forget it")
+    freed = sum(-_size(ref, world) for _ in stops[:1])
+    return Change(ref, Op.DELETE, "no longer in the manifest", (*stops, forget), price=Price(memory=freed))
+
+
+def _note_down(ref: Ref, declared: Declared, world: World) -> Change | None:
+    """It runs as wanted; a ledger that does not know it as ours (it was lost, or we died) learns it."""
+    owned = world.owned.get(ref)
+    if owned is not None and owned.digest == declared.digest:
+        return None
+    adopt = Action(Phase.START, "adopt", "take over the process that already runs as wanted")
+    return Change(ref, Op.ADOPT, "it runs already", (adopt,), where=declared.where)
+
+
+def _stop(instance: Instance, ref: Ref, world: World) -> Action:
+    gateway = world.found(Ref("gateway", "main"))
+    routed = gateway is not None and instance.nonce in gateway.routed and instance.life is not Life.UNRESPONSIVE
+    hold = "the gateway still routes to it" if routed else ""
+    text = f"drain and stop the process on port {instance.port}"
+    return Action(Phase.STOP, "stop", text, {"nonce": instance.nonce}, hold=hold)
+
+
+def _waits_for(spec: ServerSpec, world: World) -> str:
+    if world.found(Ref("engine", spec.engine)) is None:
+        return f"waits for engine/{spec.engine}"
+    model = _model(spec, world)
+    if model is None or not model.usable:
+        return f"waits for model/{spec.model}"
+    return ""
+
+
+def _model(spec: ServerSpec, world: World) -> Any:
+    return world.found(Ref("model", spec.model))
+
+
+def _size(ref: Ref, world: World) -> int:
+    model = world.found(Ref("model", ref.name))
+    return int(model.size * ROOM) if model is not None else 0
+
+
+SHOWN = ("engine", "task", "context", "parallel", "gpu_layers", "cache_k", "cache_v", "options", "env")
+PATHS = {"cache_k": "cache_type.k", "cache_v": "cache_type.v"}
+
+
+def _fields(ref: Ref, before: Mapping[str, Any], spec: ServerSpec) -> tuple[FieldChange, ...]:
+    """What differs, by the manifest's paths. Environment values may be private and are not shown."""
+    out = []
+    for key in SHOWN:
+        old, new = _plain(before.get(key)), _plain(getattr(spec, key))
+        if key in before and old != new:
+            hidden = key == "env"
+            path = f"models.{ref.name}.{PATHS.get(key, key)}"
+            out.append(FieldChange(path, "…" if hidden else old, "(changed)" if hidden else new))
+    return tuple(out)
+
+
+def _plain(value: Any) -> Any:
+    return [list(pair) for pair in value] if isinstance(value, tuple | list) else value
+
+
+def _inputs_changed(before: Mapping[str, Any], spec: ServerSpec) -> str:
+    if before.get("model_digest") != spec.model_digest:
+        return "its model's declaration changed"
+    if before.get("engine_digest") != spec.engine_digest:
+        return "its engine's declaration changed"
+    return "its settings changed"

@@ -1,0 +1,1 @@
+"""stack.yaml: from text with positions to what is desired."""

@@ -1,0 +1,45 @@
+"""`file:path/model.gguf`: a file of this machine, copied into the store as it is hashed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from reconciler.core.diagnostics import Fault, FaultClass
+from reconciler.host.fetch import Progress
+from reconciler.host.files import disk_faults, disk_full, nearest_folder
+from reconciler.sources import Brought, Request
+
+
+async def bring(request: Request) -> Brought:
+    path = request.base / Path(request.source.removeprefix("file:").removeprefix("//")).expanduser()
+    if not path.is_file():
+        raise Fault(
+            "FILE_NOT_FOUND",
+            f"{path} is not a file",
+            hint="a relative path counts from the folder of the manifest",
+            kind=FaultClass.NEEDS_HUMAN,
+        )
+    request.files.folder(request.part.parent)
+    size = path.stat().st_size
+    if size > shutil.disk_usage(nearest_folder(request.part)).free:
+        raise disk_full(request.part, size)
+    with request.effects("copy", request.part):
+        digest = await asyncio.to_thread(_copy, path, request.part, request.progress)
+    return Brought(digest, size, path.name, {})
+
+
+def _copy(source: Path, target: Path, progress: Progress) -> str:
+    hasher, done, size = hashlib.sha256(), 0, source.stat().st_size
+    with source.open("rb") as data, disk_faults(target), target.open("wb") as out:
+        while piece := data.read(1 << 20):
+            out.write(piece)
+            hasher.update(piece)
+            done += len(piece)
+            progress(done, size)
+        out.flush()
+        os.fsync(out.fileno())
+    return hasher.hexdigest()

@@ -1,0 +1,361 @@
+"""The ledger: what we own, what we intended, which processes are ours. SQLite, WAL, synchronous=FULL, one writer.
+
+The writer holds the OS lock of the data root (store/lock.py) and a fenced epoch: every write checks that no later
+writer has opened the ledger, so a controller that lost its lock can change nothing. Readers open it without a trace.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reconciler.core.diagnostics import Exit, Fault, FaultClass, Refused
+from reconciler.core.ids import Ref, canonical
+from reconciler.core.state import Owned, Trouble
+from reconciler.host.effects import Denied, Effects
+from reconciler.host.process import Identity
+from reconciler.store.schema import EVENTS_KEPT, MIGRATIONS, VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRow:
+    """A process of ours as the ledger knows it. Times are Unix seconds; None where it has not happened."""
+
+    nonce: str
+    ref: Ref
+    digest: str
+    host: str
+    port: int
+    inputs: Mapping[str, str]
+    log: str
+    created: float
+    identity: Identity | None
+    ready: float | None
+    retiring: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """Verified bytes; `token` is how the file looked (inode, size, mtime) when they were."""
+
+    digest: str
+    size: int
+    token: str
+    verified: float
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    seq: int
+    ref: Ref
+    verb: str
+    intent: Mapping[str, Any]
+
+
+class Ledger:
+    """Open with `Ledger.read` to look or `Ledger.write` to own. Safe to use from several threads."""
+
+    def __init__(self, connection: sqlite3.Connection, effects: Effects, epoch: int) -> None:
+        self._db = connection
+        self._effects = effects
+        self._mutex = threading.RLock()
+        self.epoch = epoch
+        self.on_event: Callable[[dict[str, Any]], None] | None = None
+
+    # -- opening ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def read(cls, path: Path) -> Ledger:
+        """For looking only, leaving no trace. An absent ledger reads as an empty one. Refused: newer or damaged."""
+        if not path.exists():
+            db = sqlite3.connect(":memory:", check_same_thread=False)
+            db.executescript(MIGRATIONS[0])
+        else:
+            # Without a -wal file nobody has it open: immutable keeps SQLite from making one (and from locking).
+            immutable = not path.with_name(path.name + "-wal").exists()
+            db = _connect(f"{path.as_uri()}?mode=ro" + ("&immutable=1" if immutable else ""), path)
+            if (found := _version(db, path)) < VERSION:
+                db = _copy_in_memory(db, found)
+        return cls(db, Denied(), epoch=0)
+
+    @classmethod
+    def write(cls, path: Path, effects: Effects) -> Ledger:
+        """For the holder of the lock: migrates after a backup, and starts a new epoch. Refused: newer or damaged."""
+        if path.exists():
+            probe = _connect(f"{path.as_uri()}?mode=ro", path)
+            found = _version(probe, path)
+            probe.close()
+            if 0 < found < VERSION:
+                with effects("backup", path):
+                    shutil.copy2(path, path.with_name(f"{path.name}.v{found}.bak"))
+        with effects("ledger-open", path):
+            db = _connect(path.as_uri(), path)
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            found = _version(db, path)
+            for number in range(found, VERSION):
+                db.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version={number + 1}; COMMIT;")
+            path.chmod(0o600)
+        ledger = cls(db, effects, epoch=0)
+        with ledger._change("ledger-epoch", fenced=False) as db:
+            epoch = int(ledger._meta("epoch", "0")) + 1
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (str(epoch),))
+            db.execute("INSERT OR IGNORE INTO meta VALUES ('lineage', ?)", (str(uuid.uuid4()),))
+            db.execute("INSERT OR IGNORE INTO meta VALUES ('serial', '0')")
+            ledger.epoch = epoch
+        return ledger
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def _change(self, what: str, fenced: bool = True, serial: bool = False) -> Iterator[sqlite3.Connection]:
+        """One transaction through the choke-point; `serial` counts it as a change of what is owned."""
+        with self._mutex, self._effects(what, "ledger"):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                if fenced and int(self._meta("epoch", "0")) != self.epoch:
+                    raise Fault(
+                        "LOCK_LOST",
+                        "another controller has taken over this data root",
+                        kind=FaultClass.PERMANENT,
+                    )
+                yield self._db
+                if serial:
+                    self._db.execute("UPDATE meta SET value = value + 1 WHERE key = 'serial'")
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
+        with self._mutex:
+            return self._db.execute(query, values).fetchall()
+
+    def _meta(self, key: str, default: str) -> str:
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
+        return str(rows[0][0]) if rows else default
+
+    # -- who and what -----------------------------------------------------------------------------------------
+
+    @property
+    def lineage(self) -> str:
+        """Names this ledger for as long as it lives; empty before the first write."""
+        return self._meta("lineage", "")
+
+    @property
+    def serial(self) -> int:
+        """Counts changes of what is owned; a turn that does nothing keeps it."""
+        return int(self._meta("serial", "0"))
+
+    def owned(self) -> dict[Ref, Owned]:
+        rows = self._rows("SELECT ref, digest, spec FROM owned ORDER BY ref")
+        return {Ref.parse(ref): Owned(Ref.parse(ref), digest, json.loads(spec)) for ref, digest, spec in rows}
+
+    def own(self, ref: Ref, digest: str, spec: Any) -> None:
+        text = canonical(spec)
+        if self._rows("SELECT 1 FROM owned WHERE ref = ? AND digest = ? AND spec = ?", str(ref), digest, text):
+            return
+        with self._change("own", serial=True) as db:
+            db.execute("INSERT OR REPLACE INTO owned VALUES (?, ?, ?, ?)", (str(ref), digest, text, time.time()))
+
+    def disown(self, ref: Ref) -> None:
+        """Forget a resource, once its removal is confirmed."""
+        with self._change("disown", serial=True) as db:
+            db.execute("DELETE FROM owned WHERE ref = ?", (str(ref),))
+            db.execute("DELETE FROM troubles WHERE ref = ?", (str(ref),))
+
+    # -- journal ----------------------------------------------------------------------------------------------
+
+    def begin(self, ref: Ref, verb: str, intent: Mapping[str, Any]) -> int:
+        with self._change("intent") as db:
+            row = db.execute(
+                "INSERT INTO journal (epoch, ref, verb, intent, opened) VALUES (?, ?, ?, ?, ?)",
+                (self.epoch, str(ref), verb, canonical(intent), time.time()),
+            )
+            assert row.lastrowid is not None
+            return row.lastrowid
+
+    def end(self, seq: int, outcome: str) -> None:
+        with self._change("outcome") as db:
+            db.execute("UPDATE journal SET closed = ?, outcome = ? WHERE seq = ?", (time.time(), outcome, seq))
+            db.execute("DELETE FROM journal WHERE seq <= ? AND closed IS NOT NULL", (seq - EVENTS_KEPT,))
+
+    def open_operations(self) -> list[Operation]:
+        """Intents without an outcome: what a crash interrupted."""
+        rows = self._rows("SELECT seq, ref, verb, intent FROM journal WHERE closed IS NULL ORDER BY seq")
+        return [Operation(seq, Ref.parse(ref), verb, json.loads(intent)) for seq, ref, verb, intent in rows]
+
+    # -- processes --------------------------------------------------------------------------------------------
+
+    def processes(self) -> list[ProcessRow]:
+        rows = self._rows(
+            "SELECT nonce, ref, digest, host, port, inputs, log, created, pid, start, boot, ready, retiring"
+            " FROM processes ORDER BY created, nonce"
+        )
+        return [
+            ProcessRow(
+                nonce,
+                Ref.parse(ref),
+                digest,
+                host,
+                port,
+                json.loads(inputs),
+                log,
+                created,
+                Identity(pid, start, boot) if pid is not None else None,
+                ready,
+                retiring,
+            )
+            for nonce, ref, digest, host, port, inputs, log, created, pid, start, boot, ready, retiring in rows
+        ]
+
+    def intend_process(
+        self, nonce: str, ref: Ref, digest: str, host: str, port: int, inputs: Mapping[str, str], log: Path
+    ) -> None:
+        with self._change("process-intent") as db:
+            db.execute(
+                "INSERT INTO processes (nonce, ref, digest, host, port, inputs, log, created)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (nonce, str(ref), digest, host, port, canonical(inputs), str(log), time.time()),
+            )
+
+    def record_spawned(self, nonce: str, identity: Identity) -> None:
+        with self._change("process-spawned") as db:
+            db.execute(
+                "UPDATE processes SET pid = ?, start = ?, boot = ? WHERE nonce = ?",
+                (identity.pid, identity.start, identity.boot, nonce),
+            )
+
+    def record_ready(self, nonce: str) -> None:
+        with self._change("process-ready") as db:
+            db.execute("UPDATE processes SET ready = ? WHERE nonce = ? AND ready IS NULL", (time.time(), nonce))
+
+    def record_retiring(self, nonce: str) -> None:
+        with self._change("process-retiring") as db:
+            db.execute("UPDATE processes SET retiring = ? WHERE nonce = ? AND retiring IS NULL", (time.time(), nonce))
+
+    def forget_process(self, nonce: str) -> None:
+        with self._change("process-forget") as db:
+            db.execute("DELETE FROM processes WHERE nonce = ?", (nonce,))
+
+    # -- artefacts and pins -----------------------------------------------------------------------------------
+
+    def artifact(self, digest: str) -> Artifact | None:
+        rows = self._rows("SELECT digest, size, token, verified FROM artifacts WHERE digest = ?", digest)
+        return Artifact(*rows[0]) if rows else None
+
+    def artifacts(self) -> list[Artifact]:
+        return [Artifact(*row) for row in self._rows("SELECT digest, size, token, verified FROM artifacts")]
+
+    def record_artifact(self, digest: str, size: int, token: str) -> None:
+        with self._change("artifact") as db:
+            db.execute("INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?, ?)", (digest, size, token, time.time()))
+
+    def forget_artifact(self, digest: str) -> None:
+        with self._change("artifact-forget") as db:
+            db.execute("DELETE FROM artifacts WHERE digest = ?", (digest,))
+
+    def pins(self) -> dict[str, dict[str, Any]]:
+        """Source → what it was found to be (sha256, size, file)."""
+        return {source: json.loads(facts) for source, facts in self._rows("SELECT source, facts FROM pins")}
+
+    def pin(self, source: str, facts: Mapping[str, Any]) -> None:
+        with self._change("pin") as db:
+            db.execute("INSERT OR REPLACE INTO pins VALUES (?, ?, ?)", (source, canonical(facts), time.time()))
+
+    # -- troubles, events, generations ------------------------------------------------------------------------
+
+    def troubles(self) -> dict[Ref, Trouble]:
+        out = {}
+        for ref, text in self._rows("SELECT ref, facts FROM troubles"):
+            facts = json.loads(text)
+            out[Ref.parse(ref)] = Trouble(**{**facts, "kind": FaultClass(facts["kind"])})
+        return out
+
+    def set_trouble(self, ref: Ref, trouble: Trouble | None) -> None:
+        if trouble is None and not self._rows("SELECT 1 FROM troubles WHERE ref = ?", str(ref)):
+            return
+        with self._change("trouble") as db:
+            if trouble is None:
+                db.execute("DELETE FROM troubles WHERE ref = ?", (str(ref),))
+            else:
+                db.execute("INSERT OR REPLACE INTO troubles VALUES (?, ?)", (str(ref), canonical(trouble)))
+
+    def event(self, ref: str, type_: str, message: str) -> None:
+        """Append to the bounded event log and tell whoever follows it."""
+        now = time.time()
+        with self._change("event") as db:
+            seq = db.execute(
+                "INSERT INTO events (at, ref, type, message) VALUES (?, ?, ?, ?)", (now, ref, type_, message)
+            ).lastrowid
+            assert seq is not None
+            db.execute("DELETE FROM events WHERE seq <= ?", (seq - EVENTS_KEPT,))
+        if self.on_event is not None:
+            self.on_event({"seq": seq, "at": now, "ref": ref, "type": type_, "message": message})
+
+    def events(self, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
+        rows = self._rows(
+            "SELECT seq, at, ref, type, message FROM events WHERE seq > ? ORDER BY seq DESC LIMIT ?", after, limit
+        )
+        return [dict(zip(("seq", "at", "ref", "type", "message"), row, strict=True)) for row in reversed(rows)]
+
+    def add_generation(self, digest: str, manifest: str) -> int:
+        """Number an applied manifest; the same one applied again keeps its number."""
+        rows = self._rows("SELECT number, digest FROM generations ORDER BY number DESC LIMIT 1")
+        if rows and rows[0][1] == digest:
+            return int(rows[0][0])
+        with self._change("generation") as db:
+            number = db.execute(
+                "INSERT INTO generations (at, digest, manifest) VALUES (?, ?, ?)", (time.time(), digest, manifest)
+            ).lastrowid
+            assert number is not None
+            return number
+
+    def last_generation(self) -> tuple[int, str, str] | None:
+        """(number, digest, path of the manifest that it came from), or None before the first."""
+        rows = self._rows("SELECT number, digest, manifest FROM generations ORDER BY number DESC LIMIT 1")
+        return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+
+
+def _connect(uri: str, path: Path) -> sqlite3.Connection:
+    try:
+        db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=5.0)
+        db.execute("PRAGMA user_version").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise Refused(
+            f"the ledger {path} cannot be read: {error}",
+            hint="is it on a failing disk, or not ours? Move it aside and apply again: "
+            "running processes are found and downloaded files are kept",
+        ) from error
+    return db
+
+
+def _version(db: sqlite3.Connection, path: Path) -> int:
+    found = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if found > VERSION:
+        raise Refused(
+            f"the ledger {path} was written by a newer version of reconcile (format {found}; this one knows {VERSION})",
+            hint="upgrade reconciler with pip, or use another --data-root; nothing was touched",
+            exit_code=Exit.ERROR,
+        )
+    return found
+
+
+def _copy_in_memory(source: sqlite3.Connection, found: int) -> sqlite3.Connection:
+    """A reader's copy of an older ledger, migrated in memory only."""
+    db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+    source.backup(db)
+    source.close()
+    for number in range(found, VERSION):
+        db.executescript(MIGRATIONS[number])
+    return db

@@ -1,0 +1,49 @@
+"""The ledger's tables, one entry per version. Migrations run forward only, each in its own transaction."""
+
+from __future__ import annotations
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+    -- What is ours: the resource, and the spec it was last made from.
+    CREATE TABLE owned (
+        ref TEXT PRIMARY KEY, digest TEXT NOT NULL, spec TEXT NOT NULL, since REAL NOT NULL
+    ) WITHOUT ROWID;
+
+    -- intent (opened) → effect → outcome (closed). A row without an outcome is a crash to settle by looking.
+    CREATE TABLE journal (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, epoch INTEGER NOT NULL, ref TEXT NOT NULL, verb TEXT NOT NULL,
+        intent TEXT NOT NULL, opened REAL NOT NULL, closed REAL, outcome TEXT
+    );
+
+    -- Every process of ours. The row is written before the spawn; pid, start and boot follow it.
+    CREATE TABLE processes (
+        nonce TEXT PRIMARY KEY, ref TEXT NOT NULL, digest TEXT NOT NULL, host TEXT NOT NULL, port INTEGER NOT NULL,
+        inputs TEXT NOT NULL, log TEXT NOT NULL, created REAL NOT NULL,
+        pid INTEGER, start TEXT, boot TEXT, ready REAL, retiring REAL
+    ) WITHOUT ROWID;
+
+    -- Verified bytes in the store, and how the file looked when they were verified.
+    CREATE TABLE artifacts (
+        digest TEXT PRIMARY KEY, size INTEGER NOT NULL, token TEXT NOT NULL, verified REAL NOT NULL
+    ) WITHOUT ROWID;
+
+    -- What a source was found to be: trust on first use.
+    CREATE TABLE pins (source TEXT PRIMARY KEY, facts TEXT NOT NULL, since REAL NOT NULL) WITHOUT ROWID;
+
+    CREATE TABLE troubles (ref TEXT PRIMARY KEY, facts TEXT NOT NULL) WITHOUT ROWID;
+
+    CREATE TABLE events (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, ref TEXT NOT NULL, type TEXT NOT NULL,
+        message TEXT NOT NULL
+    );
+
+    CREATE TABLE generations (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, digest TEXT NOT NULL, manifest TEXT NOT NULL
+    );
+    """,
+)
+
+VERSION = len(MIGRATIONS)
+EVENTS_KEPT = 10_000

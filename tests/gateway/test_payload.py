@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.gateway.errors import Refusal
+from reconciler.gateway.payload import model_name
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        (b"", "missing_body", None),
+        (b"{", "invalid_json", None),
+        (b"model=chat", "invalid_json", None),
+        (b'{"model":"a"} x', "invalid_json", None),
+        (b'{"model":"a","x":NaN}', "invalid_json", None),
+        (b'{"model":"a","x":-Infinity}', "invalid_json", None),
+        (b'{"model":"\xff"}', "invalid_json", None),
+        ('{"model":"a"}'.encode("utf-16"), "invalid_json", None),
+        (b'\xef\xbb\xbf{"model":"a"}', "invalid_json", None),
+        (b'{"model":"a","x":' + b"9" * 5000 + b"}", "invalid_json", None),
+        (b'{"model":"a","x":' + b"[" * 200_000, "invalid_json", None),
+        (b'{"model":"a","x":' + b"[" * 200_000 + b"]" * 200_000 + b"}", "invalid_json", None),
+        (b"[]", "invalid_json", None),
+        (b'"chat"', "invalid_json", None),
+        (b"null", "invalid_json", None),
+        (b"{}", "invalid_model", "model"),
+        (b'{"model":null}', "invalid_model", "model"),
+        (b'{"model":""}', "invalid_model", "model"),
+        (b'{"model":["a"]}', "invalid_model", "model"),
+        (b'{"messages":[{"model":"a"}]}', "invalid_model", "model"),
+        (b'{"model":"a","model":"b"}', "invalid_model", "model"),
+        (b'{"model":"a","model":"a"}', "invalid_model", "model"),
+        (b'{"model":"a","\\u006dodel":"b"}', "invalid_model", "model"),
+        (b'{"model":"a","mo\\u0064e\\u006C":"b"}', "invalid_model", "model"),
+    ],
+)
+def test_what_is_wrong_is_named(body: bytes, code: str, param: str | None) -> None:
+    with pytest.raises(Refusal) as caught:
+        model_name(body)
+    assert (caught.value.status, caught.value.code, caught.value.param) == (400, code, param)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"a"}',
+        b' \n{"messages":[{"model":"x"},{"model":"y"}],"model":"a"} \n',
+        b'{"\\u006dodel":"a"}',
+        b'{"model":"a","m":"\\u0065"}',
+    ],
+)
+def test_the_top_level_model_counts(body: bytes) -> None:
+    assert model_name(body) == "a"
+
+
+@given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
+def test_no_bytes_make_it_fail_otherwise(body: bytes) -> None:
+    try:
+        name = model_name(body)
+    except Refusal as refusal:
+        assert refusal.status == 400  # noqa: PT017 - any refusal will do, but nothing else
+    else:
+        assert json.loads(body)["model"] == name

@@ -1,0 +1,77 @@
+"""Looks at and ends real processes, for tests that must prove what runs and what is gone.
+
+Promises: only reads, except `kill9`, which ends the one process named by its pid.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+
+def children_with_env(name: str, value: str) -> list[psutil.Process]:
+    """Live processes other than this one that were started with NAME=VALUE, whoever their parent is now."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(name) == value and process.pid != os.getpid() and alive(process.pid):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def alive(pid: int) -> bool:
+    """False once it has exited, also while its parent has not yet waited for it."""
+    try:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nothing listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(fn: Callable[[], T], timeout: float = 10.0, message: str = "the condition") -> T:
+    """The first true result of `fn`, asked every few milliseconds; AssertionError with `message` after `timeout` s.
+
+    Blocks: in an async test, call it through `asyncio.to_thread`.
+    """
+    deadline = time.monotonic() + timeout
+    pause = 0.005
+    while not (result := fn()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout:g} s: {message}")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.1)
+    return result
+
+
+def kill9(pid: int) -> None:
+    """SIGKILL one process and return when it runs no more; nothing if it is gone already."""
+    if pid <= 1:
+        raise ValueError(f"not the id of one process: {pid}")
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    wait_until(lambda: not alive(pid), 10, f"process {pid} dies of SIGKILL")
+
+
+def listeners(port: int) -> list[int]:
+    """The ids of the processes that listen on a TCP port, as far as this user may see them."""
+    connections = psutil.net_connections(kind="tcp")
+    pids = {c.pid for c in connections if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port}
+    return sorted(pid for pid in pids if pid is not None)
