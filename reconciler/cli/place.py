@@ -97,7 +97,6 @@ def verb(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Com
             return function(remember(click.get_current_context(), given), *args, **given)
 
         run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-        command: click.Command = click.command(name, help=VERBS[name], **settings)(common(run))
-        return command
+        return click.command(name, cls=click.Command, help=VERBS[name], **settings)(common(run))
 
     return make

@@ -74,7 +74,9 @@ class Controller:
         self.progress: dict[Ref, Progress] = {}
         self.turned = asyncio.Condition()
         self._read: tuple[bytes | None] | None = None  # what the manifest said when it was last looked at
+        self._read_in = 0  # the turn that did
         self._allow_empty = False
+        self._ended: set[Ref] = set()  # resources whose work ended during this turn's look
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._watchers: dict[str, asyncio.Task[None]] = {}
@@ -144,10 +146,12 @@ class Controller:
         await self._read_manifest()
         desired = self.desired()
         self._drop_unwanted(desired)
+        self._ended.clear()
         view = await asyncio.to_thread(look, desired, self.tools, self.kinds, self.mode == "purge")
         self._watch_processes(group)
         for change, action in planner.runnable(view.plan, view.world):
-            if change.ref not in self.work and self._allowed(change, action):
+            # What ended while we looked is not as we saw it: its turn is the next one, which is due at once.
+            if change.ref not in self.work and change.ref not in self._ended and self._allowed(change, action):
                 self._begin(group, change, action, desired.get(change.ref))
         self._forgive(view)
         self.turns += 1
@@ -219,6 +223,7 @@ class Controller:
         finally:
             log.info("end ref=%s action=%s", ref, action.verb)
             self.work.pop(ref, None)
+            self._ended.add(ref)
             self.progress.pop(ref, None)
             self.wake()
 
@@ -282,7 +287,7 @@ class Controller:
             text = None
         if self._read == (text,):
             return
-        self._read = (text,)
+        self._read, self._read_in = (text,), self.turns + 1
         if text is None:
             gone = Diagnostic("the manifest is gone", Where(str(self.path)), hint="put it back, or `reconcile down`")
             self._refuse((gone,))
@@ -339,9 +344,8 @@ class Controller:
             self.path, self.tools.base = path, path.parent
         self._read = None
         self.wake()
-        after = self.turns + 1 if self.view is not None else 0
         async with self.turned:
-            await self.turned.wait_for(lambda: self.turns > after)
+            await self.turned.wait_for(lambda: self._read is not None and self.turns >= self._read_in)
         return self.turns
 
     def take_down(self, purge: bool) -> None:

@@ -32,7 +32,7 @@ def look(desired: Mapping[Ref, Declared], tools: Tools, kinds: Mapping[str, Kind
     """Observe every resource that is declared or owned, and plan. Changes nothing."""
     owned = tools.ledger.owned()
     observed: dict[Ref, Observation] = {}
-    refs = sorted({*desired, *owned})
+    refs = sorted({*desired, *owned, *(row.ref for row in tools.ledger.processes())})
     for name, kind in kinds.items():
         observed |= kind.observe([r for r in refs if r.kind == name], desired, tools)
     host = HostFacts(memory_available=hardware.memory_available(), memory_total=hardware.memory_total())

@@ -18,10 +18,13 @@ from reconciler.core.state import Unknown, World
 
 
 def plan(world: World, rules: Mapping[str, Rules]) -> Plan:
-    """Every change that the world needs to become what is desired; empty when it already is."""
+    """Every change that the world needs to become what is desired; empty when it already is.
+
+    What was observed counts as ours, too: a process of a resource that a crash kept from being noted as owned.
+    """
     changes: list[Change] = []
     warnings: list[Diagnostic] = []
-    for ref in sorted({*world.desired, *world.owned}):
+    for ref in sorted({*world.desired, *world.owned, *world.observed}):
         seen = world.observed.get(ref)
         if isinstance(seen, Unknown):
             warnings.append(Diagnostic(f"cannot be observed: {seen.reason}; it is left as it is", path=str(ref)))

@@ -35,9 +35,9 @@ def no(type_: str, reason: str, message: str = "") -> Condition:
 
 
 def conditions(world: World, rules: Mapping[str, Rules], plan: Plan) -> dict[Ref, tuple[Condition, ...]]:
-    """Every declared or owned resource with its conditions, `Ready` first."""
+    """Every resource that is declared, owned or seen with its conditions, `Ready` first."""
     out: dict[Ref, tuple[Condition, ...]] = {}
-    for ref in sorted({*world.desired, *world.owned}):
+    for ref in sorted({*world.desired, *world.owned, *world.observed}):
         seen = world.observed.get(ref)
         if isinstance(seen, Unknown):
             out[ref] = (Condition("Ready", "Unknown", "CannotObserve", seen.reason),)

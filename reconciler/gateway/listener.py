@@ -72,6 +72,11 @@ class ClientConnection(web.RequestHandler):
             self.deadline = self._loop.time() + self.listener.limits().header_seconds
         super().data_received(data)
 
+    @property
+    def quiet(self) -> bool:
+        """Between requests: nothing of a next one has come."""
+        return not (self.busy or self._began)
+
     def begin_reply(self) -> None:
         self.busy = True
         self.deadline = inf
@@ -144,8 +149,8 @@ class Listener(web.Server):
         deadline = self._loop.time() + seconds
         while True:
             for connection in self.connections:
-                if isinstance(connection, ClientConnection) and not connection.busy:
-                    connection.close()
+                if isinstance(connection, ClientConnection) and connection.quiet:
+                    connection.force_close()
             if not self.busy or self._loop.time() >= deadline:
                 break
             await asyncio.sleep(0.05)

@@ -23,7 +23,6 @@ from reconciler.gateway.proxy import Proxy
 from reconciler.gateway.surface import Surface
 from reconciler.gateway.upstream import Pool
 
-DRAIN_SECONDS = 10.0
 TICK_SECONDS = 0.25
 POLL_SECONDS = 1.0
 BACKLOG = 1024
@@ -33,8 +32,8 @@ class CannotStart(Exception):
     """The gateway cannot serve; the text is for a person."""
 
 
-async def serve(routes_path: Path, socket_path: Path) -> None:
-    """Serve until SIGTERM or SIGINT; raises `CannotStart`."""
+async def serve(routes_path: Path, socket_path: Path, drain_seconds: float) -> None:
+    """Serve until SIGTERM or SIGINT, then for at most `drain_seconds` what is under way; raises `CannotStart`."""
     loop = asyncio.get_running_loop()
     live = _first_routes(routes_path)
     pool = Pool(loop)
@@ -70,7 +69,7 @@ async def serve(routes_path: Path, socket_path: Path) -> None:
             await _signalled(loop)
             log("info", "stopping", inflight=sum(proxy.inflight.values()))
             public.close()
-            await listener.drain(DRAIN_SECONDS)
+            await listener.drain(drain_seconds)
             clock.cancel()
         private.close()
         await control.shutdown(0.2)

@@ -38,8 +38,9 @@ TABLE: tuple[tuple[str, str, FaultClass, str], ...] = (
 def meaning(code: int | None, tail: list[str]) -> Fault:
     """The fault of a process that ended by itself. `code` is negative for a signal, None where nobody knows."""
     text = "\n".join(tail).lower()
-    last = [line.strip() for line in tail if line.strip()][-3:]
-    said = " | ".join(last)
+    # A process that was killed from outside had no say in it: its last lines would mislead.
+    words = 0 if code in (-9, -15) else 1 if code is None else 3
+    said = " | ".join([line.strip() for line in tail if line.strip()][-words:] if words else [])
     for name, pattern, kind, hint in TABLE:
         if re.search(pattern, text) and code != -9:
             return Fault(name, _message(code, said), hint=hint, kind=kind)

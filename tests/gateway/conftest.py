@@ -26,14 +26,14 @@ def gateway(shared_gateway: Gateway) -> Gateway:
 
 
 @pytest.fixture
-def make_gateway(tmp_path: Path) -> Iterator[Callable[[], Gateway]]:
+def make_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
     """Makes gateways that are not yet started; all are stopped at the end."""
     made: list[Gateway] = []
 
-    def make() -> Gateway:
+    def make(*options: str) -> Gateway:
         folder = tmp_path / f"g{len(made)}"
         folder.mkdir()
-        made.append(Gateway(folder))
+        made.append(Gateway(folder, *options))
         return made[-1]
 
     yield make

@@ -47,7 +47,8 @@ def model(target: dict[str, Any] | None, *, task: str = "chat", reason: str | No
 class Gateway:
     """One gateway process. `write` replaces routes.json as the controller does; `use` also has it read at once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.options = options
         self.folder = folder
         self.port = free_port()
         self.routes_path = folder / "routes.json"
@@ -98,7 +99,7 @@ class Gateway:
 
     def spawn(self, **env: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "reconciler.gateway"]
-        command += ["--routes", str(self.routes_path), "--socket", str(self.socket_path)]
+        command += ["--routes", str(self.routes_path), "--socket", str(self.socket_path), *self.options]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stderr=log, env={**os.environ, **env})
         return self.process

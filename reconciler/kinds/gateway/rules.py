@@ -121,7 +121,8 @@ def targets(spec: GatewaySpec, world: World) -> dict[str, Target]:
             out[model.name] = Target(ready[-1].nonce, ready[-1].host, ready[-1].port)
         else:
             trouble = world.troubles.get(ref) or world.troubles.get(Ref("model", model.name))
-            out[model.name] = Target(reason=f"{trouble.code}: {trouble.message}" if trouble else "it is not ready yet")
+            # The code only: a message may carry lines of a log, which are not for clients.
+            out[model.name] = Target(reason=f"it failed with {trouble.code}" if trouble else "it is not ready yet")
     return out
 
 

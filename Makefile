@@ -1,0 +1,55 @@
+# Everything runs from its own virtual environment; only Python ≥ 3.11.4, make and a package index are needed.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STACK  := examples/quickstart/stack.yaml
+
+.PHONY: quickstart test test-fast check lint format schemas bench clean
+
+quickstart: $(VENV)/.runs
+	@$(BIN)/reconcile apply -f $(STACK)
+	@$(BIN)/python examples/quickstart/ask.py --stack $(STACK) --reconcile $(BIN)/reconcile
+
+test: $(VENV)/.tests
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.tests
+	$(BIN)/python -m pytest -m "not slow and not e2e"
+
+check: lint test
+
+lint: $(VENV)/.tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@$(BIN)/reconcile schema | diff -u schemas/stack.schema.json - || \
+		{ echo "schemas/stack.schema.json is out of date: run 'make schemas'"; exit 1; }
+
+format: $(VENV)/.tests
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+schemas: $(VENV)/.runs
+	$(BIN)/reconcile schema > schemas/stack.schema.json
+
+bench: $(VENV)/.tests
+	$(BIN)/python -m benchmarks.run_all
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' || \
+		{ echo "Python 3.11.4 or newer is needed; name one with: make PYTHON=/path/to/python3 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "(on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+
+$(VENV)/.runs: pyproject.toml | $(VENV)/bin/python
+	@echo "setting up $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.tests: pyproject.toml | $(VENV)/bin/python
+	@echo "setting up $(VENV) with what the tests need …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.runs
