@@ -16,9 +16,9 @@ from reconciler.supervise.logs import tail
 
 
 @click.argument("ref")
-@click.option("--follow", is_flag=True, help="Go on printing what is added. Also as -f after REF.")
+@click.option("-f", "--follow", is_flag=True, help="Go on printing what is added.")
 @click.option("-n", "--lines", type=click.IntRange(0), default=100, show_default=True, help="How many; 0 for all.")
-@verb("logs")
+@verb("logs", file=("--file",))
 def command(place: Place, ref: str, follow: bool, lines: int) -> None:
     path = _find(place.layout(), ref)
     for line in tail(path, lines):

@@ -64,12 +64,12 @@ class Place:
         return named if isinstance(named, str) else None
 
 
-def common(function: F) -> F:
+def common(function: F, file: tuple[str, ...] = ("-f", "--file")) -> F:
     """The options that every verb has; what follows the verb wins over what precedes it."""
     for option in (
         click.option("-o", "--output", type=click.Choice(["text", "json"]), help="How to print.  [default: text]"),
         click.option("--data-root", metavar="DIR", help="Where everything is kept.  [default: state/ by the manifest]"),
-        click.option("-f", "--file", metavar="FILE", help=f"The manifest.  [default: {DEFAULT}]"),
+        click.option(*file, metavar="FILE", help=f"The manifest.  [default: {DEFAULT}]"),
     ):
         function = option(function)
     return function
@@ -88,8 +88,8 @@ def remember(ctx: click.Context, given: dict[str, Any]) -> Place:
     return chosen
 
 
-def verb(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
-    """A command with the common options; its function gets the Place first."""
+def verb(name: str, file: tuple[str, ...] = ("-f", "--file")) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command with the common options; its function gets the Place first. `file` names the manifest's option."""
     from reconciler.cli import VERBS
 
     def make(function: Callable[..., Any]) -> click.Command:
@@ -97,6 +97,6 @@ def verb(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Com
             return function(remember(click.get_current_context(), given), *args, **given)
 
         run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-        return click.command(name, cls=click.Command, help=VERBS[name], **settings)(common(run))
+        return click.command(name, cls=click.Command, help=VERBS[name])(common(run, file))
 
     return make

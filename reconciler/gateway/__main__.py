@@ -17,7 +17,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m reconciler.gateway", allow_abbrev=False)
     parser.add_argument("--routes", type=Path, required=True, help="routes.json, written by the controller")
     parser.add_argument("--socket", type=Path, required=True, help="unix socket for the controller")
-    parser.add_argument("--drain-seconds", type=float, default=10.0, help="how long running replies may go on at the end")
+    parser.add_argument(
+        "--drain-seconds", type=float, default=10.0, help="how long running replies may go on at the end"
+    )
     arguments = parser.parse_args(argv)
     log.capture_libraries()
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:

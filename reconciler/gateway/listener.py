@@ -185,14 +185,15 @@ class Listener(web.Server):
 
 async def read_body(request: web.BaseRequest, limits: Limits) -> bytes:
     """The whole request body; raises `Refusal` 413 past `limits.body`, 408 when it stops coming, 417, 400."""
-    content, declared = request.content, request.content_length
-    if declared is not None and declared > limits.body:
-        raise errors.body_too_large(int(limits.body))
+    content = request.content
     if content.is_eof():
         data = content.read_nowait(-1)
         if len(data) > limits.body:
             raise errors.body_too_large(int(limits.body))
         return data
+    declared = request.content_length
+    if declared is not None and declared > limits.body:
+        raise errors.body_too_large(int(limits.body))
     _continue_if_expected(request)
     connection = request.protocol
     assert isinstance(connection, ClientConnection)

@@ -50,7 +50,7 @@ class Proxy:
             try:
                 await _relay(connection, call.target, limits, reply)
             finally:
-                self._pool.give(connection)
+                connection.give_back()
         finally:
             left = self.inflight[ident] - 1
             if left:
