@@ -22,7 +22,9 @@ RECONCILE = str(Path(sys.executable).parent / "reconcile")
 BYTECODE = Path(__file__).with_name(".cache") / "bytecode"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "RECONCILER_"))}
 ENVIRONMENT["PYTHONPYCACHEPREFIX"] = str(BYTECODE)
-ALL = "import watchfiles, reconciler.app, reconciler.cli.apply, reconciler.controller.control, reconciler.gateway.server"
+ALL = (
+    "import watchfiles, reconciler.app, reconciler.cli.apply, reconciler.controller.control, reconciler.gateway.server"
+)
 
 
 class Failed(Exception):

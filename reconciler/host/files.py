@@ -25,7 +25,7 @@ class Files:
     def folder(self, path: Path, mode: int = 0o700) -> Path:
         """Make a folder and its parents. Private by default."""
         if not path.is_dir():
-            with self.effects("mkdir", path):
+            with self.effects("mkdir", path), disk_faults(path):
                 path.mkdir(parents=True, exist_ok=True, mode=mode)
         return path
 
@@ -103,6 +103,13 @@ def disk_faults(path: Path) -> Iterator[None]:
                 "NOT_WRITABLE",
                 f"{path} cannot be written: {error.strerror}",
                 hint="give this user write access, or choose another folder with --data-root",
+                kind=FaultClass.NEEDS_HUMAN,
+            ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise Fault(
+                "NOT_A_FOLDER",
+                f"{path} cannot be made: a file is in the way",
+                hint="remove that file, or choose another folder with --data-root",
                 kind=FaultClass.NEEDS_HUMAN,
             ) from error
         if error.errno == errno.EIO:

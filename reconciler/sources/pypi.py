@@ -68,7 +68,8 @@ async def run_pip(argv: list[str]) -> tuple[str, str, int]:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=os.environ | {"PIP_NO_INPUT": "1", "PIP_RETRIES": os.environ.get("PIP_RETRIES", "1")},
+        # One retry at least: only then does pip say that it was the network that failed.
+        env=os.environ | {"PIP_NO_INPUT": "1", "PIP_RETRIES": "1"},
         start_new_session=True,
     )
     try:
@@ -106,7 +107,7 @@ def pip_fault(what: str, stderr: str) -> Fault:
             "PACKAGE_NOT_FOUND",
             f"{what}: {last or 'no such package or version'}",
             hint="check the name and the version, and that it has a wheel for this machine",
-            kind=FaultClass.PERMANENT,
+            kind=FaultClass.NEEDS_HUMAN,  # an index that is half down says the same
         )
     if "No space left" in stderr:
         return Fault("DISK_FULL", f"{what}: pip found no room on the disk", kind=FaultClass.NEEDS_HUMAN)

@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from reconciler.core.diagnostics import Diagnostic, Exit, Refused
+from reconciler.core.diagnostics import Diagnostic, Exit, Fault, Refused
 from reconciler.host.files import Files, nearest_folder
 from reconciler.host.layout import Layout
 from reconciler.host.process import Identity, alive, identify
@@ -31,6 +31,8 @@ class RootLock:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise Refused([_held(self._layout)], exit_code=Exit.LOCKED) from None
+        except Fault as fault:
+            raise Refused(fault.message, hint=fault.hint) from fault
         except OSError as error:
             folder = nearest_folder(self._layout.root)
             raise Refused(
