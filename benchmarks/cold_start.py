@@ -1,4 +1,4 @@
-"""How long a person waits for a plan: `reconcile --dry-run` on the quickstart in a process of its own, nothing running."""
+"""How long a person waits for a plan: `reconcile --dry-run` on the quickstart, in a new process, nothing running."""
 
 from __future__ import annotations
 

@@ -27,18 +27,18 @@ ALL = (
 )
 
 
-class Failed(Exception):
-    """Something did not work, so there is nothing to measure."""
+class Failed(AssertionError):
+    """Something did not work, so there is nothing to measure; an AssertionError, as those of tests.support."""
 
 
 def program(run: Callable[[bool], str]) -> None:
-    """Print what `run(quick)` returns; exit 1 with one line when it raises Failed."""
+    """Print what `run(quick)` returns; exit 1 with one line when something did not work."""
     parser = argparse.ArgumentParser(description=sys.modules[run.__module__].__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter samples, to see that it works")
     arguments = parser.parse_args()
     try:
         print(run(arguments.quick))
-    except Failed as failed:
+    except AssertionError as failed:
         sys.exit(f"failed: {failed}")
 
 

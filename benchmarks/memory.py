@@ -6,7 +6,7 @@ import time
 
 import psutil
 
-from benchmarks.measure import cpu_seconds, program, table
+from benchmarks.measure import program, table
 from benchmarks.stack import Stack
 
 

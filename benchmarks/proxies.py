@@ -83,7 +83,7 @@ def _nginx(folder: Path, rest: str) -> list[str]:
     assert NGINX is not None
     folder.mkdir()
     configuration = folder / "nginx.conf"
-    configuration.write_text(_NGINX_COMMON.format(folder=folder) + rest.format(), encoding="utf-8")
+    configuration.write_text(_NGINX_COMMON.format(folder=folder) + rest, encoding="utf-8")
     return [NGINX, "-e", "stderr", "-p", str(folder), "-c", str(configuration)]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks import cold_start, edit_to_route, gateway, memory, noop_apply, proxies
-from benchmarks.measure import CHECKOUT, Failed
+from benchmarks.measure import CHECKOUT
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 SECTIONS: dict[str, Callable[[bool], str]] = {
@@ -35,7 +35,7 @@ def main() -> int:
         print(f"… {title}", file=sys.stderr, flush=True)
         try:
             body = run(quick)
-        except Failed as error:
+        except AssertionError as error:
             failed, body = True, f"Failed: {error}"
         parts.append(f"## {title}\n\n{(sys.modules[run.__module__].__doc__ or '').partition(chr(10) * 2)[0]}\n\n{body}")
     text = "\n\n".join([_heading(quick, begun, load), *parts]) + "\n"
@@ -49,9 +49,9 @@ def _heading(quick: bool, begun: datetime, load: tuple[float, float, float]) -> 
     lines = [
         "# Results",
         "",
-        f"Written by `{command}`; run it from the checkout to repeat all of it, or `python -m benchmarks.NAME` for one part.",
-        "It needs the `dev` extra, and nginx, wrk and taskset for the comparison. Figures from another machine, or from",
-        "this one while it does other work, compare only as ratios within a table.",
+        f"Written by `{command}`, run from the checkout; `python -m benchmarks.NAME` repeats one part. Needs the `dev`",
+        "extra, and nginx, wrk and taskset for the comparison. Figures of another machine, or of this one while it",
+        "does other work, compare only as ratios within a table.",
         "",
         *(["**A quick run: too few samples to quote.**", ""] if quick else []),
         f"- {begun:%Y-%m-%d %H:%M %Z}, commit {_commit()}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -16,6 +17,7 @@ from reconciler.client import Client
 from reconciler.host.layout import Layout
 from reconciler.host.probes import unix_request
 from reconciler.host.process import ROOT
+from reconciler.store import lock
 from tests.support.engines import wrapper
 from tests.support.processes import alive, children_with_env, free_port, kill9, wait_until
 from tests.support.tiny_gguf import tiny_gguf
@@ -50,6 +52,8 @@ class Stack:
             self.reconcile("apply")
             self.controller, self.gateway = self._pids()
         except BaseException:
+            with suppress(AssertionError):
+                self.reconcile("down", "--purge")
             self._clean()
             raise
         return self
@@ -89,8 +93,8 @@ class Stack:
     def _clean(self) -> list[int]:
         """End what is left and remove the folder → the pids that were left."""
         left = [p.pid for p in children_with_env(ROOT, str(self.layout.root))]
-        if (controller := getattr(self, "controller", 0)) and alive(controller):
-            left.insert(0, controller)
+        if (holder := lock.owner(self.layout)) is not None:
+            left.insert(0, holder["pid"])
         for pid in left:
             kill9(pid)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from pathlib import Path
 
 from reconciler.core.ids import Ref
 from reconciler.core.retry import READY_FORGIVES
 from reconciler.core.state import Trouble
-from reconciler.host.process import NONCE, ROOT, alive, environment_value, find
+from reconciler.host.process import NONCE, ROOT, alive, boot_id, environment_value, find
 from reconciler.kinds import workload
 from reconciler.kinds.base import Tools
 from reconciler.store.ledger import ProcessRow
@@ -38,6 +37,10 @@ def _settle(row: ProcessRow, tools: Tools) -> None:
         tools.ledger.event(str(row.ref), "Adopted", f"pid {found[0].pid}, found by its nonce")
     elif alive(row.identity):
         tools.ledger.event(str(row.ref), "Adopted", f"pid {row.identity.pid} runs on, by start time and boot the same")
+    elif row.retiring is not None or row.identity.boot != boot_id():
+        workload.forget(row.nonce, tools)  # stopped on purpose, or by a reboot: no fault of its own
+    else:
+        note_exit(row, None, row.digest, tools)
 
 
 async def _reap(tools: Tools) -> None:
@@ -61,10 +64,7 @@ def note_exit(row: ProcessRow, code: int | None, digest: str, tools: Tools) -> N
     trouble = Trouble(digest, count, now, fault.code, fault.message, fault.hint, fault.kind)
     tools.ledger.event(str(row.ref), "Exited", fault.message)
     tools.ledger.set_trouble(row.ref, trouble)
-    with contextlib.suppress(OSError):
-        tools.files.remove(tools.layout.key(row.nonce))
-    tools.ledger.forget_process(row.nonce)
-    tools.watched.pop(row.nonce, None)
+    workload.forget(row.nonce, tools)
 
 
 def forgive(ref: Ref, tools: Tools, ready_since: float | None) -> None:

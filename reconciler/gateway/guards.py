@@ -32,7 +32,7 @@ class Authority:
     port: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # eq=False: hashed by identity, which is what the cache below wants
 class Trust:
     """The hosts that requests may be addressed to. An entry without a port stands for every port."""
 
@@ -44,7 +44,6 @@ class Trust:
         return Authority(authority.host, authority.port or default_port) in self.entries
 
 
-@lru_cache(maxsize=256)
 def parse_authority(text: str) -> Authority | None:
     """`host[:port]` as Host and Origin write it; None when it is anything else (userinfo, path, blanks, empty)."""
     found = _AUTHORITY.fullmatch(text)
@@ -98,13 +97,19 @@ def check_host(values: Sequence[str], trusted: Trust) -> None:
     """Exactly one well-formed, trusted Host; raises `Refusal` 400 or 403."""
     if len(values) != 1:
         raise Refusal(400, "Exactly one Host header is needed", code="bad_host", close=True)
-    authority = parse_authority(values[0])
-    if authority is None:
+    known = _is_trusted_host(values[0], trusted)
+    if known is None:
         raise Refusal(400, "The Host header is malformed", code="bad_host", close=True)
-    if not trusted.covers(authority):
+    if not known:
         raise Refusal(
             403, "This Host is not served here; add it to trusted_hosts", kind="permission_error", code="foreign_host"
         )
+
+
+@lru_cache(maxsize=256)
+def _is_trusted_host(text: str, trusted: Trust) -> bool | None:
+    authority = parse_authority(text)
+    return None if authority is None else trusted.covers(authority)
 
 
 def check_origin(values: Sequence[str], trusted: Trust) -> None:

@@ -7,7 +7,7 @@ an error event, any other body with a cut connection; neither ever looks complet
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from reconciler.gateway import errors
 from reconciler.gateway.errors import Refusal
@@ -23,8 +23,7 @@ _PASSED = frozenset(
 _PASSED_PREFIX = b"x-ratelimit-"
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What goes to the engine. `content_type` and `accept` are the client's, and empty where it sent none."""
 
     target: Target
@@ -50,7 +49,7 @@ class Proxy:
             try:
                 await _relay(connection, call.target, limits, reply)
             finally:
-                connection.give_back()
+                self._pool.give(connection)
         finally:
             left = self.inflight[ident] - 1
             if left:
@@ -163,17 +162,13 @@ def _end_with_error(reply: Reply, refusal: Refusal) -> None:
 def _request_head(call: Call) -> bytes:
     target = call.target
     host = f"[{target.host}]" if ":" in target.host else target.host
-    lines = [
-        f"POST {call.path} HTTP/1.1",
-        f"Host: {host}:{target.port}",
-        f"Content-Type: {call.content_type or 'application/json'}",
-        f"Content-Length: {len(call.body)}",
-    ]
-    if call.accept:
-        lines.append(f"Accept: {call.accept}")
-    if target.key:
-        lines.append(f"Authorization: Bearer {target.key}")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
+    accept = f"Accept: {call.accept}\r\n" if call.accept else ""
+    key = f"Authorization: Bearer {target.key}\r\n" if target.key else ""
+    head = (
+        f"POST {call.path} HTTP/1.1\r\nHost: {host}:{target.port}\r\n{key}{accept}"
+        f"Content-Type: {call.content_type or 'application/json'}\r\nContent-Length: {len(call.body)}\r\n\r\n"
+    )
+    return head.encode("utf-8", "surrogateescape")
 
 
 def _response_headers(connection: Connection, target: Target) -> tuple[bytes, bytes | None, bool]:

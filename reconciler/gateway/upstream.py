@@ -8,7 +8,6 @@ ticker compares with the clock, so waiting costs no timer. Nothing here knows ab
 from __future__ import annotations
 
 import asyncio
-from itertools import islice
 from math import inf
 
 import httptools
@@ -16,11 +15,8 @@ import httptools
 HIGH_WATER = 256 * 1024
 LOW_WATER = 64 * 1024
 HEAD_LIMIT = 64 * 1024
-# llama-server gives each open connection one of its few HTTP threads, idle or not, and other connections wait for a free
-# one (seen: 5 s, until its keep-alive time is over). So idle ones are not kept long, and not at all while others wait.
-IDLE_SECONDS = 1.0
+IDLE_SECONDS = 4.0  # llama-server's HTTP library closes an idle connection after 5 s
 IDLE_LIMIT = 64
-STARVED_SECONDS = 0.02
 
 Address = tuple[str, int]
 
@@ -44,11 +40,13 @@ class Connection(asyncio.Protocol):
     `began` tells whether any byte of the response has come, `complete` that the last one has.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, lane: Lane) -> None:
-        self.lane = lane
+    def __init__(self, loop: asyncio.AbstractEventLoop, pool: Pool, address: Address) -> None:
+        self.address = address
         self.uses = 0
         self.idle_since = 0.0
         self._loop = loop
+        self._pool = pool
+        self.usable = False  # open, as far as we know, and nothing went wrong
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
@@ -72,10 +70,6 @@ class Connection(asyncio.Protocol):
     # What the owner does.
 
     @property
-    def usable(self) -> bool:
-        return self._transport is not None and not self._transport.is_closing() and self._failure is None
-
-    @property
     def reused(self) -> bool:
         """True when the exchange under way is not the first on this connection."""
         return self.uses > 1
@@ -87,7 +81,6 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or not self.usable:
             raise Broken("the connection was closed")
-        self.lane.waiting[self] = self._loop.time()
         if len(body) < HIGH_WATER:
             transport.write(head + body)
         else:
@@ -142,12 +135,9 @@ class Connection(asyncio.Protocol):
             return False
         return transport.get_write_buffer_size() == 0
 
-    def give_back(self) -> None:
-        """The owner is done with it."""
-        self.lane.give(self)
-
     def close(self) -> None:
         """Cut the connection at once; an engine takes this as "stop generating"."""
+        self.usable = False
         if self._transport is not None:
             self._transport.abort()
 
@@ -156,15 +146,14 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self.lane.open.add(self)
+        self.usable = True
+        self._pool.open.add(self)
 
     def data_received(self, data: bytes) -> None:
         if self.uses == 0 or self.complete:
             self._fail(Broken("data came that nobody asked for"))
             return
-        if not self.began:
-            self.began = True
-            self.lane.waiting.pop(self, None)
+        self.began = True
         if not self._has_head:
             self._head_size += len(data)
         try:
@@ -182,6 +171,7 @@ class Connection(asyncio.Protocol):
             self._wake()
 
     def eof_received(self) -> None:
+        self.usable = False
         # A body without length or chunks ends where the connection does.
         if self._has_head and not self._framed:
             self.complete = True
@@ -189,13 +179,16 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.complete and self._failure is None:
             self._failure = Broken("the connection was reset" if exc else "the connection was closed")
+        self.usable = False
         self._transport = None
         self._wake()
-        self.lane.forget(self)
+        self._pool.forget(self)
 
     # What the parser tells.
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self.complete:
+            raise ValueError("a second response to one request")
         name = name.lower()
         if name in (b"content-length", b"transfer-encoding"):
             self._framed = True
@@ -217,11 +210,8 @@ class Connection(asyncio.Protocol):
             self.headers = []
             self._framed = False
 
-    def on_message_begin(self) -> None:
-        if self.complete:
-            raise ValueError("a second response to one request")
-
     def _fail(self, failure: Exception) -> None:
+        self.usable = False
         if self._failure is None:
             self._failure = failure
         if self._transport is not None:
@@ -238,83 +228,22 @@ class Connection(asyncio.Protocol):
             waiter.set_exception(self._failure)
 
 
-class Lane:
-    """The connections to one address. `waiting` holds those without a first byte, the longest waiting first."""
+class Pool:
+    """The connections to all engines. Idle ones are kept a few seconds; the one used last is taken first."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.open: set[Connection] = set()
-        self.waiting: dict[Connection, float] = {}
-        self._idle: list[Connection] = []
+        self._idle: dict[Address, list[Connection]] = {}
         self._loop = loop
-        self._relief: asyncio.TimerHandle | None = None
-
-    def take(self) -> Connection | None:
-        """The idle connection that was used last, if there is any."""
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.usable:
-                return connection
-        return None
-
-    def give(self, connection: Connection) -> None:
-        """Keep a connection whose exchange ended cleanly, unless others are kept waiting; cut it otherwise."""
-        now = self._loop.time()
-        if not connection.finished_cleanly() or len(self._idle) >= IDLE_LIMIT or self._starved(now):
-            connection.close()
-            return
-        connection.idle_since = now
-        self._idle.append(connection)
-        if self.waiting and self._relief is None:
-            self._relief = self._loop.call_later(STARVED_SECONDS, self._relieve)
-
-    def tick(self, now: float) -> None:
-        for connection in list(self.open):
-            connection.tick(now)
-        while self._idle and now - self._idle[0].idle_since > IDLE_SECONDS:
-            self._idle.pop(0).close()
-
-    def forget(self, connection: Connection) -> None:
-        """The connection is closed."""
-        self.open.discard(connection)
-        self.waiting.pop(connection, None)
-        if connection in self._idle:
-            self._idle.remove(connection)
-
-    def close(self) -> None:
-        if self._relief is not None:
-            self._relief.cancel()
-        for connection in list(self.open):
-            connection.close()
-
-    def _starved(self, now: float) -> bool:
-        return any(now - since > STARVED_SECONDS for since in islice(self.waiting.values(), 1))
-
-    def _relieve(self) -> None:
-        self._relief = None
-        if not (self._idle and self.waiting):
-            return
-        if self._starved(self._loop.time()):
-            while self._idle:
-                self._idle.pop().close()
-        else:
-            self._relief = self._loop.call_later(STARVED_SECONDS, self._relieve)
-
-
-class Pool:
-    """The connections to all engines, lane by lane."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._lanes: dict[Address, Lane] = {}
 
     async def take(self, address: Address, connect_seconds: float, *, fresh: bool = False) -> Connection:
         """An idle connection, or a new one (always a new one when `fresh`); raises `Unreachable`."""
-        lane = self._lanes.get(address)
-        if lane is None:
-            lane = self._lanes[address] = Lane(self._loop)
-        elif not fresh and (kept := lane.take()) is not None:
-            return kept
-        made = Connection(self._loop, lane)
+        idle = self._idle.get(address)
+        while idle and not fresh:
+            kept = idle.pop()
+            if kept.usable:
+                return kept
+        made = Connection(self._loop, self, address)
         try:
             async with asyncio.timeout(connect_seconds):
                 await self._loop.create_connection(lambda: made, address[0], address[1])
@@ -324,12 +253,33 @@ class Pool:
             raise Unreachable(error.strerror or type(error).__name__) from None
         return made
 
+    def give(self, connection: Connection) -> None:
+        """Take a connection back: it is kept if its exchange ended cleanly, and cut otherwise."""
+        idle = self._idle.setdefault(connection.address, [])
+        if connection.finished_cleanly() and len(idle) < IDLE_LIMIT:
+            connection.idle_since = self._loop.time()
+            idle.append(connection)
+        else:
+            connection.close()
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is closed."""
+        self.open.discard(connection)
+        idle = self._idle.get(connection.address)
+        if idle and connection in idle:
+            idle.remove(connection)
+
     def tick(self, now: float) -> None:
         """Once or more a second, in loop time: let overdue waits fail and old idle connections go."""
-        for lane in list(self._lanes.values()):
-            lane.tick(now)
+        for connection in list(self.open):
+            connection.tick(now)
+        for address, idle in list(self._idle.items()):
+            while idle and now - idle[0].idle_since > IDLE_SECONDS:
+                idle.pop(0).close()
+            if not idle:
+                del self._idle[address]
 
     def close(self) -> None:
         """Cut everything."""
-        for lane in self._lanes.values():
-            lane.close()
+        for connection in list(self.open):
+            connection.close()

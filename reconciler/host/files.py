@@ -7,7 +7,6 @@ import errno
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,17 +45,18 @@ class Files:
         """Replace `path` atomically and durably."""
         self.folder(path.parent)
         with self.effects("write", path), disk_faults(path):
-            fd, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            temp = path.with_name(f".{path.name}.new")  # always the same name: what a crash leaves is written over
             try:
+                fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
                 with os.fdopen(fd, "wb") as out:
                     os.fchmod(out.fileno(), mode)
                     out.write(data)
                     out.flush()
                     os.fsync(out.fileno())
-                Path(temp).replace(path)
+                temp.replace(path)
             except BaseException:
                 with contextlib.suppress(OSError):
-                    Path(temp).unlink()
+                    temp.unlink()
                 raise
             sync_folder(path.parent)
 

@@ -33,6 +33,7 @@ class Launch:
     port: int
     inputs: Mapping[str, str]
     nonce: str
+    key: str  # the session's API key; empty for a process that has none
     ready: Callable[[Identity, Path, int], Awaitable[None]]
 
 
@@ -47,6 +48,8 @@ async def start(launch: Launch, tools: Tools) -> None:
     logs.rotate(log, tools.files)
     log_start = log.stat().st_size if log.exists() else 0
     tools.ledger.intend_process(launch.nonce, launch.ref, launch.digest, launch.host, launch.port, launch.inputs, log)
+    if launch.key:
+        tools.files.write(tools.layout.key(launch.nonce), launch.key.encode())
     marks = {NONCE: launch.nonce, ROOT: str(tools.layout.root)}
     try:
         identity = tools.processes.spawn(

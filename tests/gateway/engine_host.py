@@ -14,6 +14,8 @@ def main() -> None:
     params.port = int(port)
     params.hostnames = ["127.0.0.1"]
     params.n_ctx = 4096
+    params.cpuparams.n_threads = 1  # two would spin for each other on a busy machine with few cores
+    params.cpuparams_batch.n_threads = 1
     params.n_parallel = 1
     params.api_keys = [key]
     params.model_alias = {alias}

@@ -1,6 +1,6 @@
 """A gateway process and an upstream for tests, both real: own processes, own sockets.
 
-`Gateway` is `python -m reconciler.gateway` in a folder of its own; `Stub` is an upstream whose every byte the test writes.
+`Gateway` is `python -m reconciler.gateway` in a folder of its own; `Stub` is an upstream that a test scripts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -196,7 +197,7 @@ class Stub:
 
 
 async def _gone(reader: asyncio.StreamReader) -> None:
-    while not reader.at_eof() and reader.exception() is None:
+    while not reader.at_eof() and reader.exception() is None:  # noqa: ASYNC110 - StreamReader has no event for it
         await asyncio.sleep(0.01)
 
 
@@ -228,8 +229,8 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def raw_exchange(port: int, data: bytes, seconds: float = 5) -> bytes:
-    """Send bytes, and return all that comes until the other side closes or is silent for `seconds`."""
+def raw_exchange(port: int, data: bytes, seconds: float = 5, *, one: bool = True) -> bytes:
+    """Send bytes, and return what comes until `one` response is whole, the other side closes, or `seconds` are over."""
     received = b""
     deadline = time.monotonic() + seconds
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as sock:
@@ -237,7 +238,15 @@ def raw_exchange(port: int, data: bytes, seconds: float = 5) -> bytes:
         with contextlib.suppress(TimeoutError, ConnectionError):
             while time.monotonic() < deadline and (piece := sock.recv(65536)):
                 received += piece
+                if one and _is_whole(received):
+                    break
     return received
+
+
+def _is_whole(raw: bytes) -> bool:
+    head, end, body = raw.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)^content-length: (\d+)", head, re.MULTILINE)
+    return bool(end and length and len(body) >= int(length[1]))
 
 
 def status_of(raw: bytes) -> int:

@@ -92,7 +92,8 @@ def test_exactly_one_host(values: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "trusted"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("10.0.0.1", False)]
+    ("host", "trusted"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("10.0.0.1", False)],
 )
 def test_the_listen_host_is_trusted_only_on_loopback(host: str, trusted: bool) -> None:
     trust = guards.trust(routes([], host))

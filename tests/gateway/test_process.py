@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import stat
 import time
 from asyncio import StreamWriter
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -191,7 +191,9 @@ async def test_a_stream_that_never_ends_is_cut(make_gateway: MakeGateway) -> Non
         gateway = make_gateway("--drain-seconds", "1")
         gateway.write(gateway.routes({"chat": model(target(upstream.port))}))
         await asyncio.to_thread(gateway.start)
-        request = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(CHAT)}\r\n\r\n".encode() + CHAT
+        request = (
+            f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(CHAT)}\r\n\r\n".encode() + CHAT
+        )
         exchange = asyncio.ensure_future(asyncio.to_thread(raw_exchange, gateway.port, request, 10))
         await asyncio.to_thread(wait_until, lambda: gateway.state()["inflight"])
         began = time.monotonic()
@@ -205,10 +207,10 @@ def test_no_descriptor_is_left_open(make_gateway: MakeGateway) -> None:
     gateway = make_gateway()
     gateway.start()
     assert gateway.process is not None
-    folder = f"/proc/{gateway.process.pid}/fd"
+    folder = Path(f"/proc/{gateway.process.pid}/fd")
     raw_exchange(gateway.port, b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-    before = len(os.listdir(folder))
+    before = len(list(folder.iterdir()))
     for _ in range(50):
         raw_exchange(gateway.port, b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         raw_exchange(gateway.port, b"nonsense\r\n\r\n")
-    wait_until(lambda: len(os.listdir(folder)) <= before, message="descriptors are closed")
+    wait_until(lambda: len(list(folder.iterdir())) <= before, message="descriptors are closed")

@@ -41,14 +41,18 @@ def event(text: str) -> bytes:
 DONE = b"data: [DONE]\n\n"
 
 
-async def post(gateway: Gateway, path: str = "/v1/chat/completions", body: bytes = CHAT, **headers: str) -> httpx2.Response:
+async def post(
+    gateway: Gateway, path: str = "/v1/chat/completions", body: bytes = CHAT, **headers: str
+) -> httpx2.Response:
     async with httpx2.AsyncClient(base_url=gateway.base, timeout=10) as client:
         return await client.post(path, content=body, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
 
 async def post_raw(gateway: Gateway, version: str = "1.1", seconds: float = 3) -> bytes:
     head = f"POST /v1/chat/completions HTTP/{version}\r\nHost: localhost\r\nContent-Length: {len(CHAT)}\r\n"
-    return await asyncio.to_thread(raw_exchange, gateway.port, f"{head}Connection: close\r\n\r\n".encode() + CHAT, seconds)
+    return await asyncio.to_thread(
+        raw_exchange, gateway.port, f"{head}Connection: close\r\n\r\n".encode() + CHAT, seconds
+    )
 
 
 async def idle(gateway: Gateway) -> None:
@@ -65,13 +69,19 @@ async def test_bytes_pass_unchanged(gateway: Gateway, path: str) -> None:
     reply = b'{ "a" : 1 }\n'
 
     async def answer(asked: Asked, writer: StreamWriter) -> None:
-        writer.write(response(reply, "207 Multi", cache_control="no-store", retry_after="7", server="x", x_powered_by="y"))
+        writer.write(
+            response(reply, "207 Multi", cache_control="no-store", retry_after="7", server="x", x_powered_by="y")
+        )
 
     async with stub(answer) as upstream:
         gateway.use({"chat": model(target(upstream.port))})
-        got = await post(gateway, f"/v1{path}?api-version=1", body, content_type="text/plain", accept="a/b", cookie="c=1")
+        got = await post(
+            gateway, f"/v1{path}?api-version=1", body, content_type="text/plain", accept="a/b", cookie="c=1"
+        )
         assert (got.status_code, got.content) == (207, reply)
-        assert {"cache-control", "retry-after", "content-type", "x-request-id", "content-length", "date"} <= set(got.headers)
+        assert {"cache-control", "retry-after", "content-type", "x-request-id", "content-length", "date"} <= set(
+            got.headers
+        )
         assert not {"server", "x-powered-by"} & set(got.headers)
         assert got.headers["x-reconciler-target"] == "server/chat"
         asked = upstream.asked[0]
@@ -115,6 +125,25 @@ async def test_connections_are_kept_and_one_that_ended_is_retried_once(gateway: 
         assert [(asked.connection, asked.nth) for asked in upstream.asked] == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2)]
 
 
+async def test_a_second_response_is_never_taken_for_the_next(gateway: Gateway) -> None:
+    async def answer(asked: Asked, writer: StreamWriter) -> None:
+        if len(upstream.asked) == 1:
+            writer.write(response(b"{}") + response(b'{"with the first":1}'))
+        elif len(upstream.asked) == 2:
+            writer.write(response(b"{}"))
+            await asyncio.sleep(0.02)
+            writer.write(response(b'{"late":1}'))
+        else:
+            writer.write(response(b"{}"))
+
+    async with stub(answer) as upstream:
+        gateway.use({"chat": model(target(upstream.port))})
+        for _ in range(4):
+            assert (await post(gateway)).content == b"{}"
+            await asyncio.sleep(0.05)
+        assert [asked.connection for asked in upstream.asked] == [1, 2, 3, 3]
+
+
 async def test_a_new_connection_that_breaks_is_not_retried(gateway: Gateway) -> None:
     async def answer(asked: Asked, writer: StreamWriter) -> bool:
         return False
@@ -127,7 +156,14 @@ async def test_a_new_connection_that_breaks_is_not_retried(gateway: Gateway) -> 
 
 
 @pytest.mark.parametrize(
-    "said", [b"HTTP/1.1 2", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nx: y\r\n", b"HTTP/1.1 101 S\r\nUpgrade: x\r\n\r\n", b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000]
+    "said",
+    [
+        b"HTTP/1.1 2",
+        b"SSH-2.0-x\r\n",
+        b"HTTP/1.1 200 OK\r\nx: y\r\n",
+        b"HTTP/1.1 101 S\r\nUpgrade: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000,
+    ],
 )
 async def test_a_reused_connection_that_began_to_answer_is_not_retried(gateway: Gateway, said: bytes) -> None:
     async def answer(asked: Asked, writer: StreamWriter) -> bool | None:
@@ -233,11 +269,10 @@ async def test_a_broken_stream_ends_with_an_error_event(gateway: Gateway) -> Non
         assert (error["type"], error["code"]) == ("upstream_error", "upstream_broken")
         assert b"[DONE]" not in got.content
         client = openai.AsyncOpenAI(base_url=f"{gateway.base}/v1", api_key="x", max_retries=0)
-        texts = []
+        stream = await client.chat.completions.create(model="chat", messages=[], stream=True)
+        assert (await anext(stream)).choices[0].delta.content == "a"
         with pytest.raises(openai.APIError, match="server/chat broke off"):
-            async for part in await client.chat.completions.create(model="chat", messages=[], stream=True):
-                texts.append(part.choices[0].delta.content)
-        assert texts == ["a"]
+            await anext(stream)
         await client.close()
     assert "stream-broken" in gateway.log()
 
@@ -274,7 +309,8 @@ async def test_a_broken_body_never_looks_whole(gateway: Gateway, head: bytes, ve
     def exchange() -> tuple[bytes, bool]:
         received, reset = b"", False
         with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as sock:
-            sock.sendall(f"POST /v1/completions HTTP/{version}\r\nHost: localhost\r\nContent-Length: {len(CHAT)}\r\n\r\n".encode() + CHAT)
+            request = f"POST /v1/completions HTTP/{version}\r\nHost: localhost\r\nContent-Length: {len(CHAT)}\r\n\r\n"
+            sock.sendall(request.encode() + CHAT)
             try:
                 while piece := sock.recv(65536):
                     received += piece
@@ -411,8 +447,11 @@ async def test_pipelined_requests_are_answered_in_order(gateway: Gateway) -> Non
         raw = b""
         for name in ("first", "second"):
             body = json.dumps({"model": "chat", "x": name}).encode()
-            raw += f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
-        got = await asyncio.to_thread(raw_exchange, gateway.port, raw, 0.6)
+            raw += (
+                f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                + body
+            )
+        got = await asyncio.to_thread(raw_exchange, gateway.port, raw, 0.6, one=False)
         assert 0 < got.index(b"first") < got.index(b"second")
         assert got.count(b"HTTP/1.1 200 OK") == 2
 

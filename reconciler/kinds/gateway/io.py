@@ -142,7 +142,7 @@ async def _start(ref: Ref, spec: GatewaySpec, action: Action, tools: Tools) -> N
                 raise _port_fault(spec, why) from fault
             raise
 
-    launch = Launch(ref, spec.listening, argv, {}, spec.host, spec.port, {}, nonce, ready)
+    launch = Launch(ref, spec.listening, argv, {}, spec.host, spec.port, {}, nonce, "", ready)
     await start(launch, tools)
 
 

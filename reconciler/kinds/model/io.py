@@ -49,6 +49,7 @@ class ModelKind:
                     await _fetch(ref, spec, tools)
             case "verify":
                 await _verify(ref, _sha256(spec, tools), tools)
+        tools.fetch.discard(_part(spec, tools))  # a crash may have left its sidecar, whichever action comes after it
         tools.ledger.own(ref, declared.digest, spec)
 
 
@@ -77,7 +78,7 @@ def _look(spec: ModelSpec, pin: Mapping[str, object], tools: Tools) -> ModelStat
 
 async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
     """Bring the bytes, judge them, and only then let them into the store."""
-    part = tools.layout.partial / hashlib.sha256(spec.pin.encode()).hexdigest()[:32]
+    part = _part(spec, tools)
     wanted = _sha256(spec, tools)
     request = Request(
         spec.source,
@@ -101,7 +102,10 @@ async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
         raise
     tools.ledger.pin(spec.pin, {"sha256": brought.sha256, "size": brought.size, "name": brought.name, **brought.facts})
     tools.blobs.take(part, brought.sha256)
-    tools.fetch.discard(part)
+
+
+def _part(spec: ModelSpec, tools: Tools) -> Path:
+    return tools.layout.partial / hashlib.sha256(spec.pin.encode()).hexdigest()[:32]
 
 
 def _mismatch(spec: ModelSpec, brought: Brought, wanted: str) -> Fault:

@@ -77,7 +77,6 @@ async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
     path = tools.layout.blob(model.sha256)
     nonce, key = new_nonce(), secrets.token_urlsafe(32)
     port = free_port(HOST)
-    tools.files.write(tools.layout.key(nonce), key.encode())
     budget = START_LEAST + path.stat().st_size / START_RATE
 
     async def ready(identity: Identity, log: Path, log_start: int) -> None:
@@ -94,6 +93,7 @@ async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
             port,
             {"model": model.token},
             nonce,
+            key,
             ready,
         ),
         tools,
