@@ -20,7 +20,7 @@ from benchmarks import proxies, sse
 from benchmarks.measure import Failed, call, compile_bytecode, cpu_seconds, program, resident_mib, table
 from tests.support.processes import free_port
 
-WHOLE_PATH, STREAM_PATH = "/v1/chat/completions", "/v1/chat/completions"
+PATH = "/v1/chat/completions"
 ANSWER = json.dumps(
     {
         "id": "chatcmpl-0123456789abcdef",
@@ -108,7 +108,7 @@ def _start(folder: Path, stack: ExitStack) -> list[Way]:
         ways.append(Way("nginx", port, pid, port, "/stream/"))
     port = free_port()
     pid = start(proxies.PROXY_CORE, proxies.gateway(folder / "gateway", port, whole, stream), port)
-    ways.append(Way("gateway", port, pid, port, STREAM_PATH))
+    ways.append(Way("gateway", port, pid, port, PATH))
     return ways
 
 
@@ -133,8 +133,7 @@ def _requests(ways: list[Way], folder: Path, rounds: int, seconds: int) -> str:
         medians = {name: _median(taken) for name, taken in samples.items()}
         for way in ways:
             s = medians[way.name]
-            ratio = f"{s.rate / medians['nginx'].rate:.2f}"
-            cpu = f"{s.cpu:.0f}" if way.pid else "–"
+            ratio, cpu = (f"{s.rate / medians['nginx'].rate:.2f}", f"{s.cpu:.0f}") if way.pid else ("–", "–")
             rows.append([f"{clients} · {way.name}", f"{s.rate:.0f}", ratio, f"{s.p50:.2f}", f"{s.p99:.2f}", cpu])
     text = table(["connections · way", "req/s", "× nginx", "p50 ms", "p99 ms", "proxy CPU µs/request"], rows)
     sizes = f"request body {len(QUESTION)} B, answer {len(ANSWER)} B"
@@ -144,7 +143,7 @@ def _requests(ways: list[Way], folder: Path, rounds: int, seconds: int) -> str:
 def _wrk(way: Way, clients: int, seconds: int, script: Path) -> Sample:
     argv = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "5s", "-s", str(script)]
     before = way.cpu()
-    _, said = call(proxies.pinned(proxies.LOAD_CORE, [*argv, f"http://127.0.0.1:{way.port}{WHOLE_PATH}"]))
+    _, said = call(proxies.pinned(proxies.LOAD_CORE, [*argv, f"http://127.0.0.1:{way.port}{PATH}"]))
     used = way.cpu() - before
     found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+) (\d+)", said)
     if found is None:

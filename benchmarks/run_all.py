@@ -49,15 +49,15 @@ def _heading(quick: bool, begun: datetime, load: tuple[float, float, float]) -> 
     lines = [
         "# Results",
         "",
-        f"Written by `{command}`, run from the checkout; `python -m benchmarks.NAME` repeats one part. Needs the `dev`",
-        "extra, and nginx, wrk and taskset for the comparison. Figures of another machine, or of this one while it",
-        "does other work, compare only as ratios within a table.",
+        f"Written by `{command}`, run from the checkout; `python -m benchmarks.NAME` repeats one part.",
+        "It needs the `dev` extra, and nginx, wrk and taskset for the comparison. Figures of another machine, or of",
+        "this one while it does other work, compare only as ratios within a table.",
         "",
         *(["**A quick run: too few samples to quote.**", ""] if quick else []),
         f"- {begun:%Y-%m-%d %H:%M %Z}, commit {_commit()}",
         f"- {_cpu()}, {psutil.virtual_memory().total / 2**30:.0f} GiB of memory",
         f"- {platform.system()} {platform.release()}, {platform.python_implementation()} {platform.python_version()}",
-        f"- {_version(proxies.NGINX, '-v')}, {_version(shutil.which('wrk'), '-v')}",
+        f"- {_version('nginx', proxies.NGINX)}, {_version('wrk', shutil.which('wrk'))}",
         f"- load before: {_load(load)}; after: {_load(os.getloadavg())} (1, 5, 15 minutes)",
     ]
     return "\n".join(lines)
@@ -74,13 +74,12 @@ def _cpu() -> str:
     return f"{model[1] if model else platform.machine()}, {cores} cores{virtual}"
 
 
-def _version(binary: str | None, flag: str) -> str:
-    """The first thing that looks like `name/1.2` or `name … 1.2` in what it says of itself."""
+def _version(name: str, binary: str | None) -> str:
     if binary is None:
-        return "(one of nginx, wrk is not installed)"
-    said = subprocess.run([binary, flag], capture_output=True, text=True, check=False, timeout=10)
+        return f"no {name}"
+    said = subprocess.run([binary, "-v"], capture_output=True, text=True, check=False, timeout=10)
     number = re.search(r"\d+\.\d+(\.\d+)?", said.stderr + said.stdout)
-    return f"{Path(binary).name} {number[0] if number else '?'}"
+    return f"{name} {number[0] if number else '(version not told)'}"
 
 
 def _commit() -> str:

@@ -8,7 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 
-QUESTION = "What is the capital of France?"
+QUESTION = "Which city is the capital of France?"
 
 
 def main() -> int:

@@ -12,9 +12,10 @@ from typing import NamedTuple
 from reconciler.gateway import errors
 from reconciler.gateway.errors import Refusal
 from reconciler.gateway.log import log
+from reconciler.gateway.pool import Pool, Unreachable
 from reconciler.gateway.reply import Reply
 from reconciler.gateway.routes import Limits, Target
-from reconciler.gateway.upstream import Broken, Connection, Pool, Stalled, Unreachable
+from reconciler.gateway.upstream import Broken, Connection, Stalled
 
 HELD_LIMIT = 64 * 1024
 _PASSED = frozenset(
@@ -49,7 +50,7 @@ class Proxy:
             try:
                 await _relay(connection, call.target, limits, reply)
             finally:
-                self._pool.give(connection)
+                connection.lane.give(connection)
         finally:
             left = self.inflight[ident] - 1
             if left:

@@ -19,9 +19,9 @@ from reconciler.gateway.control import ControlServer, ControlSocket
 from reconciler.gateway.listener import Listener
 from reconciler.gateway.live import LiveRoutes
 from reconciler.gateway.log import log
+from reconciler.gateway.pool import Pool
 from reconciler.gateway.proxy import Proxy
 from reconciler.gateway.surface import Surface
-from reconciler.gateway.upstream import Pool
 
 TICK_SECONDS = 0.25
 POLL_SECONDS = 1.0

@@ -1,28 +1,24 @@
-"""Upstream: keep-alive HTTP/1.1 connections to engines, one exchange at a time on each.
+"""Upstream: one keep-alive HTTP/1.1 connection to an engine, one exchange at a time.
 
 Small on purpose: POST with a whole body out, one response in, read piece by piece as it comes. Bytes wait here only
-up to a fixed amount; past that the socket is no longer read. Deadlines are plain numbers that the owner's
-ticker compares with the clock, so waiting costs no timer. Nothing here knows about models, keys or clients.
+up to a fixed amount; past that the socket is no longer read. Deadlines are plain numbers that a ticker compares
+with the clock, so waiting costs no timer. Nothing here knows about models, keys or clients.
 """
 
 from __future__ import annotations
 
 import asyncio
 from math import inf
+from typing import TYPE_CHECKING
 
 import httptools
+
+if TYPE_CHECKING:
+    from reconciler.gateway.pool import Lane
 
 HIGH_WATER = 256 * 1024
 LOW_WATER = 64 * 1024
 HEAD_LIMIT = 64 * 1024
-IDLE_SECONDS = 4.0  # llama-server's HTTP library closes an idle connection after 5 s
-IDLE_LIMIT = 64
-
-Address = tuple[str, int]
-
-
-class Unreachable(Exception):
-    """No connection could be made within the given time."""
 
 
 class Broken(Exception):
@@ -40,12 +36,11 @@ class Connection(asyncio.Protocol):
     `began` tells whether any byte of the response has come, `complete` that the last one has.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pool: Pool, address: Address) -> None:
-        self.address = address
+    def __init__(self, loop: asyncio.AbstractEventLoop, lane: Lane) -> None:
+        self.lane = lane
         self.uses = 0
         self.idle_since = 0.0
         self._loop = loop
-        self._pool = pool
         self.usable = False  # open, as far as we know, and nothing went wrong
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -81,6 +76,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or not self.usable:
             raise Broken("the connection was closed")
+        self.lane.waiting[self] = self._loop.time()
         if len(body) < HIGH_WATER:
             transport.write(head + body)
         else:
@@ -147,13 +143,15 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self.usable = True
-        self._pool.open.add(self)
+        self.lane.open.add(self)
 
     def data_received(self, data: bytes) -> None:
         if self.uses == 0 or self.complete:
             self._fail(Broken("data came that nobody asked for"))
             return
-        self.began = True
+        if not self.began:
+            self.began = True
+            self.lane.waiting.pop(self, None)
         if not self._has_head:
             self._head_size += len(data)
         try:
@@ -182,7 +180,7 @@ class Connection(asyncio.Protocol):
         self.usable = False
         self._transport = None
         self._wake()
-        self._pool.forget(self)
+        self.lane.forget(self)
 
     # What the parser tells.
 
@@ -226,60 +224,3 @@ class Connection(asyncio.Protocol):
             waiter.set_result(None)
         else:
             waiter.set_exception(self._failure)
-
-
-class Pool:
-    """The connections to all engines. Idle ones are kept a few seconds; the one used last is taken first."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.open: set[Connection] = set()
-        self._idle: dict[Address, list[Connection]] = {}
-        self._loop = loop
-
-    async def take(self, address: Address, connect_seconds: float, *, fresh: bool = False) -> Connection:
-        """An idle connection, or a new one (always a new one when `fresh`); raises `Unreachable`."""
-        idle = self._idle.get(address)
-        while idle and not fresh:
-            kept = idle.pop()
-            if kept.usable:
-                return kept
-        made = Connection(self._loop, self, address)
-        try:
-            async with asyncio.timeout(connect_seconds):
-                await self._loop.create_connection(lambda: made, address[0], address[1])
-        except TimeoutError:
-            raise Unreachable(f"no connection within {connect_seconds:g} s") from None
-        except OSError as error:
-            raise Unreachable(error.strerror or type(error).__name__) from None
-        return made
-
-    def give(self, connection: Connection) -> None:
-        """Take a connection back: it is kept if its exchange ended cleanly, and cut otherwise."""
-        idle = self._idle.setdefault(connection.address, [])
-        if connection.finished_cleanly() and len(idle) < IDLE_LIMIT:
-            connection.idle_since = self._loop.time()
-            idle.append(connection)
-        else:
-            connection.close()
-
-    def forget(self, connection: Connection) -> None:
-        """The connection is closed."""
-        self.open.discard(connection)
-        idle = self._idle.get(connection.address)
-        if idle and connection in idle:
-            idle.remove(connection)
-
-    def tick(self, now: float) -> None:
-        """Once or more a second, in loop time: let overdue waits fail and old idle connections go."""
-        for connection in list(self.open):
-            connection.tick(now)
-        for address, idle in list(self._idle.items()):
-            while idle and now - idle[0].idle_since > IDLE_SECONDS:
-                idle.pop(0).close()
-            if not idle:
-                del self._idle[address]
-
-    def close(self) -> None:
-        """Cut everything."""
-        for connection in list(self.open):
-            connection.close()

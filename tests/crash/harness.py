@@ -22,7 +22,7 @@ class Run:
     """One controller process on a stage."""
 
     stage: Stage
-    number: int = 0
+    at: str = "0"
     when: str = "before"
     process: subprocess.Popen[bytes] = field(init=False)
 
@@ -36,7 +36,7 @@ class Run:
         log = (self.stage.folder / "victim.log").open("ab")
         with log:
             self.process = subprocess.Popen(
-                [*argv, str(self.record), str(self.number), self.when], cwd=CHECKOUT, stdout=log, stderr=log
+                [*argv, str(self.record), self.at, self.when], cwd=CHECKOUT, stdout=log, stderr=log
             )
         return self
 
@@ -65,7 +65,7 @@ class Run:
             return "ready" if snapshot and snapshot["ready"] else ""
 
         said = (self.stage.folder / "victim.log").read_text()[-3000:] if self.process.poll() is not None else ""
-        return wait_until(over, timeout, f"neither ready nor dead at {self.number} {self.when}\n{said}") == "ready"
+        return wait_until(over, timeout, f"neither ready nor dead at {self.at} {self.when}\n{said}") == "ready"
 
 
 @dataclass

