@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from reconciler.cli.place import Place
 from reconciler.client import Client, NoController
 from reconciler.core.diagnostics import Diagnostic, Exit, Refused
 from reconciler.host.effects import Effects
-from reconciler.host.files import Files, disk_faults
+from reconciler.host.files import Files, disk_faults, disk_full
 from reconciler.host.layout import Layout
 
 PATIENCE = 20.0  # seconds for a controller to answer
@@ -43,6 +44,8 @@ def ensure_controller(place: Place, layout: Layout) -> None:
             with log.open("rb") as text:
                 text.seek(start)
                 said = text.read().decode(errors="replace").strip()
+            if not said and shutil.disk_usage(layout.root).free < 1 << 20:
+                raise disk_full(log, 0)  # not even its last words could be written
             hint = f"its log: {log}"
             raise Refused([Diagnostic(f"the controller did not start (exit code {code}):\n{said}", hint=hint)])
         if time.monotonic() > deadline:

@@ -28,6 +28,7 @@ from reconciler.core.ids import Ref
 from reconciler.core.plan import Action, Change, Op, Phase
 from reconciler.core.retry import next_try
 from reconciler.core.state import Declared, Trouble
+from reconciler.host.process import alive
 from reconciler.kinds.base import Kind, Tools
 from reconciler.kinds.engine.io import python_tag
 from reconciler.manifest.parse import Manifest, check
@@ -112,7 +113,14 @@ class Controller:
     async def _loop(self, group: asyncio.TaskGroup) -> None:
         while not self._stop.is_set():
             self._wake.clear()
-            await self.turn(group)
+            try:
+                await self.turn(group)
+            except Fault as fault:
+                log.error("turn=%d %s", self.turns, fault)
+                if fault.code == "LOCK_LOST":
+                    return
+            except Exception:
+                log.exception("bug turn=%d", self.turns)
             if self._finished():
                 return
             with suppress(TimeoutError):
@@ -121,7 +129,8 @@ class Controller:
 
     def _pause(self) -> float:
         """Seconds until the world is worth another look."""
-        assert self.view is not None
+        if self.view is None:
+            return RESYNC
         world, pause = self.view.world, RESYNC
         for change in self.view.plan.changes:
             if change.ref in self.work or not change.actions:
@@ -217,9 +226,12 @@ class Controller:
                 self._trouble(ref, digest, Fault("INTERNAL_ERROR", f"{type(error).__name__}: {error}"))
             finally:
                 ledger.end(seq, outcome)
-        except Fault as fault:  # the ledger itself refused: the lock is lost
-            log.error("stopping: %s", fault)
-            self.stop()
+        except Fault as fault:  # the ledger itself cannot be written
+            if fault.code == "LOCK_LOST":
+                log.error("stopping: %s", fault)
+                self.stop()
+            elif ref not in ledger.troubles():
+                self._trouble(ref, digest, fault)
         finally:
             log.info("end ref=%s action=%s", ref, action.verb)
             self.work.pop(ref, None)
@@ -241,9 +253,13 @@ class Controller:
         """One watching task for every process that was ready once; the rest are watched by who starts them."""
         for row in self.tools.ledger.processes():
             rotate(Path(row.log), self.tools.files)
-            if row.ready is None or row.retiring is not None or row.nonce in self._watchers:
+            if row.nonce in self._watchers or row.ref in self.work:
                 continue
-            self._watchers[row.nonce] = group.create_task(self._watch_one(row))
+            if row.identity is None or not alive(row.identity):
+                recovery.settle(row, self.tools)  # it ended while nobody watched
+                self.wake()
+            elif row.ready is not None:
+                self._watchers[row.nonce] = group.create_task(self._watch_one(row))
 
     async def _watch_one(self, row: Any) -> None:
         seen = self.tools.watched.setdefault(row.nonce, Watched())
@@ -254,9 +270,9 @@ class Controller:
         try:
             code = await watch(self.tools.processes, row.identity, seen, answers, self.wake)
             current = next((r for r in self.tools.ledger.processes() if r.nonce == row.nonce), None)
-            if current is not None and current.retiring is None:
+            if current is not None and row.ref not in self.work:
                 declared = self.desired().get(row.ref)
-                recovery.note_exit(current, code, declared.digest if declared else row.digest, self.tools)
+                recovery.settle(current, self.tools, code, declared.digest if declared else "")
         finally:
             self._watchers.pop(row.nonce, None)
             self.wake()
@@ -338,7 +354,12 @@ class Controller:
     # -- what the control API asks ----------------------------------------------------------------------------
 
     async def apply(self, path: Path, allow_empty: bool) -> int:
-        """Take `path` as the manifest now → the number of the turn whose view takes it into account."""
+        """Take `path` as the manifest now, and try again what has failed, without waiting out its backoff.
+
+        Returns the number of the turn whose view takes the manifest into account.
+        """
+        for ref in self.tools.ledger.troubles():
+            self.tools.ledger.set_trouble(ref, None)
         self._allow_empty = allow_empty
         if path != self.path:
             self.path, self.tools.base = path, path.parent

@@ -22,11 +22,12 @@ async def recover(tools: Tools) -> None:
         tools.ledger.event(str(operation.ref), "Interrupted", f"{operation.verb} was cut off; what is there decides")
         tools.ledger.end(operation.seq, "interrupted")
     for row in tools.ledger.processes():
-        _settle(row, tools)
+        settle(row, tools)
     await _reap(tools)
 
 
-def _settle(row: ProcessRow, tools: Tools) -> None:
+def settle(row: ProcessRow, tools: Tools, code: int | None = None, digest: str = "") -> None:
+    """Bring one row and its process together. `digest` is the wanted spec's, where it is not the process's own."""
     if row.identity is None:
         # The crash came between the intent and the record of the spawn: the nonce tells whether it happened.
         found = [identity for identity in find(NONCE, row.nonce) if environment_value(identity.pid, NONCE) == row.nonce]
@@ -40,7 +41,7 @@ def _settle(row: ProcessRow, tools: Tools) -> None:
     elif row.retiring is not None or row.identity.boot != boot_id():
         workload.forget(row.nonce, tools)  # stopped on purpose, or by a reboot: no fault of its own
     else:
-        note_exit(row, None, row.digest, tools)
+        note_exit(row, code, digest or row.digest, tools)
 
 
 async def _reap(tools: Tools) -> None:

@@ -18,7 +18,7 @@ from reconciler.host.process import NONCE, ROOT, Identity, alive, workload_envir
 from reconciler.kinds.base import Tools
 from reconciler.store.ledger import ProcessRow
 from reconciler.supervise import logs
-from reconciler.supervise.machine import Facts, Phase, phase
+from reconciler.supervise.machine import SILENCES, Facts, Phase, phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +94,9 @@ def row_phase(row: ProcessRow, tools: Tools) -> Phase:
             silences=watched.silences if watched else 0,
         )
     )
+
+
+def row_silent(row: ProcessRow, tools: Tools) -> bool:
+    """Whether it has stopped answering, as far as it is being watched."""
+    watched = tools.watched.get(row.nonce)
+    return watched is not None and watched.silences >= SILENCES

@@ -25,6 +25,8 @@ from reconciler.host.effects import Denied, Effects
 from reconciler.host.process import Identity
 from reconciler.store.schema import EVENTS_KEPT, MIGRATIONS, VERSION
 
+UNWRITABLE = "LEDGER_UNWRITABLE"
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessRow:
@@ -69,6 +71,8 @@ class Ledger:
         self._effects = effects
         self._mutex = threading.RLock()
         self.epoch = epoch
+        # What a full disk keeps from being written is remembered here, so that it can at least be told.
+        self._unsaved: dict[Ref, Trouble | None] = {}
         self.on_event: Callable[[dict[str, Any]], None] | None = None
 
     # -- opening ---------------------------------------------------------------------------------------------
@@ -120,7 +124,7 @@ class Ledger:
     @contextmanager
     def _change(self, what: str, fenced: bool = True, serial: bool = False) -> Iterator[sqlite3.Connection]:
         """One transaction through the choke-point; `serial` counts it as a change of what is owned."""
-        with self._mutex, self._effects(what, "ledger"):
+        with self._mutex, self._effects(what, "ledger"), _ledger_faults():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 if fenced and int(self._meta("epoch", "0")) != self.epoch:
@@ -134,7 +138,8 @@ class Ledger:
                     self._db.execute("UPDATE meta SET value = value + 1 WHERE key = 'serial'")
                 self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk has rolled it back already
+                    self._db.execute("ROLLBACK")
                 raise
 
     def _rows(self, query: str, *values: Any) -> list[Any]:
@@ -280,26 +285,41 @@ class Ledger:
         for ref, text in self._rows("SELECT ref, facts FROM troubles"):
             facts = json.loads(text)
             out[Ref.parse(ref)] = Trouble(**{**facts, "kind": FaultClass(facts["kind"])})
+        for unsaved, trouble in self._unsaved.items():
+            if trouble is None:
+                out.pop(unsaved, None)
+            else:
+                out[unsaved] = trouble
         return out
 
     def set_trouble(self, ref: Ref, trouble: Trouble | None) -> None:
-        if trouble is None and not self._rows("SELECT 1 FROM troubles WHERE ref = ?", str(ref)):
+        if trouble is None and ref not in self.troubles():
             return
-        with self._change("trouble") as db:
-            if trouble is None:
-                db.execute("DELETE FROM troubles WHERE ref = ?", (str(ref),))
-            else:
-                db.execute("INSERT OR REPLACE INTO troubles VALUES (?, ?)", (str(ref), canonical(trouble)))
+        try:
+            with self._change("trouble") as db:
+                if trouble is None:
+                    db.execute("DELETE FROM troubles WHERE ref = ?", (str(ref),))
+                else:
+                    db.execute("INSERT OR REPLACE INTO troubles VALUES (?, ?)", (str(ref), canonical(trouble)))
+            self._unsaved.pop(ref, None)
+        except Fault as fault:
+            if fault.code != UNWRITABLE:
+                raise
+            self._unsaved[ref] = trouble
 
     def event(self, ref: str, type_: str, message: str) -> None:
-        """Append to the bounded event log and tell whoever follows it."""
-        now = time.time()
-        with self._change("event") as db:
-            seq = db.execute(
-                "INSERT INTO events (at, ref, type, message) VALUES (?, ?, ?, ?)", (now, ref, type_, message)
-            ).lastrowid
-            assert seq is not None
-            db.execute("DELETE FROM events WHERE seq <= ?", (seq - EVENTS_KEPT,))
+        """Append to the bounded event log and tell whoever follows it. Told even when it cannot be written (seq 0)."""
+        now, seq = time.time(), 0
+        try:
+            with self._change("event") as db:
+                row = db.execute(
+                    "INSERT INTO events (at, ref, type, message) VALUES (?, ?, ?, ?)", (now, ref, type_, message)
+                )
+                seq = row.lastrowid or 0
+                db.execute("DELETE FROM events WHERE seq <= ?", (seq - EVENTS_KEPT,))
+        except Fault as fault:
+            if fault.code != UNWRITABLE:
+                raise
         if self.on_event is not None:
             self.on_event({"seq": seq, "at": now, "ref": ref, "type": type_, "message": message})
 
@@ -325,6 +345,19 @@ class Ledger:
         """(number, digest, path of the manifest that it came from), or None before the first."""
         rows = self._rows("SELECT number, digest, manifest FROM generations ORDER BY number DESC LIMIT 1")
         return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+
+
+@contextmanager
+def _ledger_faults() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise Fault(
+            UNWRITABLE,
+            f"the ledger cannot be written: {error}",
+            hint="free some space on its disk, and see that this user may write there",
+            kind=FaultClass.NEEDS_HUMAN,
+        ) from error
 
 
 def _connect(uri: str, path: Path) -> sqlite3.Connection:

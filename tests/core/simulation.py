@@ -44,6 +44,7 @@ class Machine:
     gateways: list[Process] = field(default_factory=list)
     routes: str = ""
     routed: frozenset[str] = frozenset()
+    inflight: dict[str, int] = field(default_factory=dict)
     owned: dict[Ref, Owned] = field(default_factory=dict)
     troubles: dict[Ref, Trouble] = field(default_factory=dict)
     host: HostFacts = field(default_factory=HostFacts)
@@ -68,7 +69,7 @@ class Machine:
                 return ModelState(digest, 1000, present=token is not None, suspect=suspect, token=token or "")
             case "server":
                 return ServerState(tuple(self.servers.get(ref, ())))
-        return GatewayState(tuple(self.gateways), self.routes if self.gateways else "", self.routed)
+        return GatewayState(tuple(self.gateways), self.routes if self.gateways else "", self.routed, self.inflight)
 
     def plan(self, desired: dict[Ref, Declared], purge: bool = False) -> Plan:
         return planner.plan(self.world(desired, purge), RULES)
@@ -96,6 +97,12 @@ class Machine:
                 self.servers.setdefault(ref, []).append(started)
             case ("server", "await"):
                 self.servers[ref] = [replace(i, life=Life.READY, ready=1.0) for i in self.servers[ref]]
+            case ("server", "retire"):
+                nonce = str(action.args["nonce"])
+                group = self.servers[ref]
+                self.servers[ref] = [
+                    replace(i, retiring=1000.0, life=Life.RETIRING) if i.nonce == nonce else i for i in group
+                ]
             case ("server", "stop"):
                 nonce = str(action.args["nonce"])
                 if nonce in self.routed and self.gateways and self._healthy(nonce):
@@ -117,11 +124,11 @@ class Machine:
         if declared is None:
             if action.verb in ("release", "purge"):
                 self.owned.pop(ref, None)
-        elif action.verb not in ("stop",) and not (ref == GATEWAY and action.verb == "start"):
+        elif action.verb not in ("stop", "retire") and not (ref == GATEWAY and action.verb == "start"):
             self.owned[ref] = Owned(ref, declared.digest, json.loads(canonical(declared.spec)))
 
     def _healthy(self, nonce: str) -> bool:
-        return any(i.nonce == nonce and i.life is Life.READY for group in self.servers.values() for i in group)
+        return any(i.nonce == nonce and not i.silent for group in self.servers.values() for i in group)
 
     def _model_digest(self, declared: Declared, desired: dict[Ref, Declared]) -> str:
         return desired[Ref("model", declared.spec.model)].digest
@@ -137,7 +144,7 @@ class Machine:
         self.servers.pop(ref, None)
 
     def hang(self, ref: Ref) -> None:
-        self.servers[ref] = [replace(i, life=Life.UNRESPONSIVE) for i in self.servers.get(ref, [])]
+        self.servers[ref] = [replace(i, life=Life.UNRESPONSIVE, silent=True) for i in self.servers.get(ref, [])]
 
     def damage(self, digest: str) -> None:
         if digest in self.blobs:

@@ -129,7 +129,27 @@ def test_a_stale_server_is_not_stopped_while_routes_lead_to_it(running: Machine)
     running.do(change, change.actions[0], desired)  # the successor is ready, the routes are still the old ones
     after = running.plan(desired).change(CHAT)
     assert after is not None
-    assert [(a.verb, a.hold) for a in after.actions] == [("stop", "the gateway still routes to it")]
+    assert [(a.verb, a.hold) for a in after.actions] == [("retire", "the gateway still routes to it"), ("stop", "")]
+
+
+def test_a_retired_server_is_not_stopped_while_requests_run_on_it_unless_they_take_too_long(running: Machine) -> None:
+    desired = desired_from(ONE.replace("2k", "8k"))
+    (old,) = running.servers[CHAT]
+    running.inflight = {old.nonce: 2}
+    for _ in range(6):
+        for change, action in planner.runnable(running.plan(desired), running.world(desired)):
+            running.do(change, action, desired)
+    waiting = running.plan(desired).change(CHAT)
+    assert waiting is not None
+    assert [(a.verb, a.hold) for a in waiting.actions] == [("stop", "2 requests are running on it")]
+    late = running.world(desired)
+    assert planner.runnable(running.plan(desired), late) == []
+    patient = planner.plan(replace(late, now=1301.0), RULES).change(CHAT)
+    assert patient is not None
+    assert patient.actions[0].hold == ""
+    running.inflight = {}
+    running.converge(desired)
+    assert len(running.servers[CHAT]) == 1
 
 
 def test_removing_everything_is_refused(running: Machine) -> None:

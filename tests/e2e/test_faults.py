@@ -284,3 +284,45 @@ def test_no_manifest(stage: Stage) -> None:
     done = stage.run("apply", code=1)
     assert "there is no" in done.stderr
     assert "-f FILE" in done.stderr
+
+
+def test_a_full_disk_during_the_fetch_is_said_and_the_fetch_goes_on_once_there_is_room(
+    stage: Stage, models: Path
+) -> None:
+    """On a small file system of its own, in a mount namespace."""
+    padded = (models / "hello.gguf").read_bytes() + bytes(30 << 20)
+    with FileServer({"/m.gguf": padded}) as server:
+        server.slow(6 << 20)
+        stage.write(manifest(stage, f'chat: {{source: "{server.url("/m.gguf")}", engine: real, context: 1k}}'))
+        stage.root.mkdir()
+        script = """
+            mount -t tmpfs -o size=120m tmpfs state || exit 90
+            head -c 10000000 /dev/zero > state/ballast            # room enough when the download begins …
+            (sleep 3; cat /dev/zero > state/filler 2>/dev/null) &    # … and none while it runs
+            "$0" -m reconciler apply --timeout 20; echo "apply: $?"
+            "$0" -m reconciler status
+            rm -f state/filler state/ballast
+            "$0" -m reconciler apply --timeout 40; echo "apply: $?"
+            "$0" -m reconciler down
+            umount state
+        """
+        done = subprocess.run(
+            ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, sys.executable],
+            capture_output=True, text=True, cwd=stage.folder, timeout=110,
+        )  # fmt: skip
+    told = done.stdout + done.stderr
+    assert "no room on the disk" in done.stderr, told
+    assert "free some space" in done.stderr, told
+    first, second = [line for line in done.stdout.splitlines() if line.startswith("apply: ")]
+    assert first in ("apply: 1", "apply: 6"), told
+    assert second == "apply: 0", told
+    assert "Traceback" not in told
+
+
+def test_a_download_that_cannot_fit_is_not_begun(stage: Stage, models: Path) -> None:
+    with FileServer({"/m.gguf": (models / "hello.gguf").read_bytes()}) as server:
+        server.lying_length(1 << 50)
+        stage.write(manifest(stage, f'chat: {{source: "{server.url("/m.gguf")}", engine: real}}'))
+        done = stage.run("apply", "--timeout", "15", code=1)
+    assert "no room on the disk" in done.stderr
+    assert "1.1 PB" in done.stderr or "1125.9 TB" in done.stderr

@@ -71,10 +71,9 @@ def test_a_port_of_our_own_is_ours() -> None:
 
 
 def test_a_connection_is_not_a_listener() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname()) as client:
-            assert listens(os.getpid(), client.getsockname()[1]) is False
-            assert holder_of(client.getsockname()[1]) == "another process"
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        assert listens(os.getpid(), client.getsockname()[1]) is False
+        assert holder_of(client.getsockname()[1]) == "another process"
 
 
 def test_a_free_port_can_be_bound() -> None:
@@ -122,15 +121,13 @@ def answering(family: socket.AddressFamily, address: object, answer: bytes) -> I
     "answer", [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 OK\r\n\r\n", b"HTTP/1.0 200 OK\r\n", b"\x00" * 100]
 )
 async def test_what_is_not_http_is_said_to_be_none(answer: bytes) -> None:
-    with answering(socket.AF_INET, ("127.0.0.1", 0), answer) as server:
-        with pytest.raises(ValueError, match="not HTTP"):
-            await http_get("127.0.0.1", server.getsockname()[1], "/")
+    with answering(socket.AF_INET, ("127.0.0.1", 0), answer) as server, pytest.raises(ValueError, match="not HTTP"):
+        await http_get("127.0.0.1", server.getsockname()[1], "/")
 
 
 async def test_silence_is_a_timeout() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with pytest.raises(TimeoutError):
-            await http_get("127.0.0.1", server.getsockname()[1], "/", timeout=0.05)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(TimeoutError):
+        await http_get("127.0.0.1", server.getsockname()[1], "/", timeout=0.05)
 
 
 @pytest.mark.parametrize(

@@ -53,16 +53,23 @@ Start = Callable[..., Identity]
 
 
 @pytest.fixture
-def start(processes: Processes, nonce: str, tmp_path: Path) -> Start:
+def start(processes: Processes, nonce: str, tmp_path: Path) -> Iterator[Start]:
     """Starts a program with the mark, and waits until it has said `said`."""
+
+    started: list[Identity] = []
 
     def run(argv: list[str], said: str = "up", **env: str) -> Identity:
         log = tmp_path / "log"
         identity = processes.spawn(argv, workload_environment({**env, NONCE: nonce}), log, tmp_path)
+        started.append(identity)
         wait_until(lambda: said in log.read_text(), 20, f"it says {said!r}")
         return identity
 
-    return run
+    yield run
+    for identity in started:
+        if alive(identity):
+            kill9(identity.pid)
+        processes.exit_code(identity)  # reaps it
 
 
 async def test_a_process_is_alive_until_it_is_killed(start: Start, processes: Processes) -> None:

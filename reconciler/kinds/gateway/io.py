@@ -70,7 +70,8 @@ def _look(ref: Ref, declared: Declared | None, tools: Tools) -> GatewayState:
     if declared is not None and not any(p.listening == declared.spec.listening for p in processes):
         spec: GatewaySpec = declared.spec
         holder = holder_of(spec.port) if bindable(spec.host, spec.port) else ""
-    return GatewayState(processes, digest, routed, keys, problem, holder)
+    inflight = {str(k).partition("#")[2]: int(n) for k, n in ((state or {}).get("inflight") or {}).items()}
+    return GatewayState(processes, digest, routed, inflight, keys, problem, holder)
 
 
 def _served(state: Mapping[str, Any] | None, tools: Tools) -> tuple[str, frozenset[str]]:

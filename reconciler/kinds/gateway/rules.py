@@ -31,7 +31,8 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class GatewayState:
-    """`digest` is of the routes it serves now, `routed` the nonces they lead to; `keys` are (name, sha256) pairs.
+    """`digest` is of the routes it serves now, `routed` the nonces they lead to, `inflight` how many
+    requests run on each nonce; `keys` are (name, sha256) pairs.
 
     `problem` says which secret cannot be resolved; `holder` who else has the port.
     """
@@ -39,6 +40,7 @@ class GatewayState:
     processes: tuple[Process, ...] = ()
     digest: str = ""
     routed: frozenset[str] = frozenset()
+    inflight: Mapping[str, int] = field(default_factory=dict)
     keys: tuple[tuple[str, str], ...] = ()
     problem: str = ""
     holder: str = ""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,19 +10,18 @@ from reconciler.core.diagnostics import Fault
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Action
 from reconciler.core.state import Absent, Declared, Found, Observation
-from reconciler.host.probes import free_port, unix_request
+from reconciler.host.probes import free_port
 from reconciler.host.process import Identity
 from reconciler.kinds.base import Tools
 from reconciler.kinds.server.rules import Instance, ServerRules, ServerState
 from reconciler.kinds.server.spec import ServerSpec, arguments
-from reconciler.kinds.workload import Launch, new_nonce, row_phase, start, stop
+from reconciler.kinds.workload import Launch, new_nonce, row_phase, row_silent, start, stop
 from reconciler.store.ledger import ProcessRow
 from reconciler.supervise.readiness import wait_ready
 
 HOST = "127.0.0.1"
 START_LEAST = 60.0  # seconds that any model may take to load
 START_RATE = 20e6  # bytes a second of a slow disk: a big model may take its size over this much longer
-DRAIN_MOST = 300.0  # seconds that running requests may take to end
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 
 
@@ -55,14 +52,18 @@ class ServerKind:
                 assert declared is not None
                 await _await(_row(action, tools), tools)
                 tools.ledger.own(ref, declared.digest, declared.spec)
+            case "retire":
+                tools.ledger.record_retiring(str(action.args["nonce"]))
             case "stop":
-                await _drain_and_stop(_row(action, tools), tools)
+                if (row := _row(action, tools)) is not None:
+                    await stop(row, tools, GRACE)
             case "release":
                 tools.ledger.disown(ref)
 
 
 def _instance(row: ProcessRow, tools: Tools) -> Instance:
-    return Instance(row.nonce, row.digest, row_phase(row, tools), row.host, row.port, row.inputs, row.ready)
+    life, silent = row_phase(row, tools), row_silent(row, tools)
+    return Instance(row.nonce, row.digest, life, row.host, row.port, row.inputs, row.ready, row.retiring, silent)
 
 
 def _row(action: Action, tools: Tools) -> ProcessRow | None:
@@ -111,23 +112,3 @@ async def _await(row: ProcessRow | None, tools: Tools) -> None:
         await stop(row, tools, GRACE)
         raise
     tools.ledger.record_ready(row.nonce)
-
-
-async def _drain_and_stop(row: ProcessRow | None, tools: Tools) -> None:
-    """Let running requests end, then stop. The gateway counts them; where no gateway answers there are none."""
-    if row is None:
-        return
-    tools.ledger.record_retiring(row.nonce)
-    deadline = time.monotonic() + DRAIN_MOST
-    while time.monotonic() < deadline:
-        if not await asyncio.to_thread(inflight, row.nonce, tools):
-            break
-        await asyncio.sleep(0.1)
-    await stop(row, tools, GRACE)
-
-
-def inflight(nonce: str, tools: Tools) -> int:
-    """Requests that the gateway is relaying to or from this process."""
-    state = unix_request(tools.layout.gateway_socket, "GET", "/state") or {}
-    counts = state.get("inflight", {})
-    return sum(int(n) for target, n in counts.items() if target.endswith(f"#{nonce}"))

@@ -3,16 +3,17 @@
 Every decision is made from what runs now. An instance is *fresh* when it was made from the wanted spec and from the
 model file as it is now, and answers; any other living one is *stale*. Wanted is one fresh instance and no stale one:
 
-    no fresh instance            → start one (held until engine and model are there)
-    fresh, but not ready yet     → wait for it (it was adopted while it was loading)
-    stale ones beside a ready one → stop them, held while the gateway still routes to them
+    no fresh instance             → start one (held until engine and model are there)
+    fresh, but not ready yet      → wait for it (it was adopted while it was loading)
+    stale ones beside a ready one → retire them (held while the gateway still routes to them), then stop them (held
+                                    while requests are running on them, up to DRAIN_MOST)
 
 Only where memory cannot hold both is the stale one stopped first, and the plan says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from reconciler.core.status import Condition, no, yes
 from reconciler.kinds.server.spec import ServerSpec
 from reconciler.supervise.machine import Phase as Life
 
+DRAIN_MOST = 300.0  # seconds that running requests may take to end
 ROOM = 1.15  # resident memory of a server, as a multiple of its model's file; the KV cache is small beside it
 
 
@@ -37,6 +39,8 @@ class Instance:
     port: int
     inputs: Mapping[str, str] = field(default_factory=dict)
     ready: float | None = None
+    retiring: float | None = None
+    silent: bool = False  # it has stopped answering
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +65,7 @@ class ServerRules:
             surplus = (*stale, *fresh[: len(fresh) - 1]) if len(fresh) > 1 else tuple(stale)
             if not surplus:
                 return _note_down(ref, declared, world)
-            stops = tuple(_stop(i, ref, world) for i in surplus)
-            return Change(ref, Op.REPLACE, "its successor is ready", stops, where=declared.where)
+            return Change(ref, Op.REPLACE, "its successor is ready", _stops(surplus, world), where=declared.where)
         if fresh:
             wait = Action(Phase.START, "await", "wait until it is ready", {"nonce": fresh[-1].nonce})
             return Change(ref, Op.UPDATE, "it is loading its model", (wait,), where=declared.where)
@@ -106,7 +109,7 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
     hung = any(i.life is Life.UNRESPONSIVE for i in stale)
     leaving = [i for i in stale if i.life is not Life.RETIRING]
     tight = bool(leaving) and size > world.host.memory_available > 0
-    stops = tuple(_stop(i, ref, world) for i in stale)
+    stops = _stops(stale, world)
     if tight:
         stops = tuple(Action(a.phase, a.verb, a.text, a.args, hold=waits) for a in stops)
         actions: tuple[Action, ...] = (*stops, begin)
@@ -128,7 +131,7 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
 
 
 def _removal(ref: Ref, state: ServerState, world: World) -> Change:
-    stops = tuple(_stop(i, ref, world) for i in state.living)
+    stops = _stops(state.living, world)
     forget = Action(Phase.SWEEP, "release", "forget it")
     freed = sum(-_size(ref, world) for _ in stops[:1])
     return Change(ref, Op.DELETE, "no longer in the manifest", (*stops, forget), price=Price(memory=freed))
@@ -143,12 +146,23 @@ def _note_down(ref: Ref, declared: Declared, world: World) -> Change | None:
     return Change(ref, Op.ADOPT, "it runs already", (adopt,), where=declared.where)
 
 
-def _stop(instance: Instance, ref: Ref, world: World) -> Action:
+def _stops(instances: Iterable[Instance], world: World) -> tuple[Action, ...]:
+    """Retire all of them, then stop one after the other."""
     gateway = world.found(Ref("gateway", "main"))
-    routed = gateway is not None and instance.nonce in gateway.routed and instance.life is not Life.UNRESPONSIVE
-    hold = "the gateway still routes to it" if routed else ""
-    text = f"drain and stop the process on port {instance.port}"
-    return Action(Phase.STOP, "stop", text, {"nonce": instance.nonce}, hold=hold)
+    routed = gateway.routed if gateway is not None else frozenset()
+    running = gateway.inflight if gateway is not None else {}
+    retires, stops = [], []
+    for i in instances:
+        where, args = f"the process on port {i.port}", {"nonce": i.nonce}
+        hung = i.silent or i.life is Life.UNRESPONSIVE
+        if i.retiring is None:
+            hold = "the gateway still routes to it" if i.nonce in routed and not hung else ""
+            retires.append(Action(Phase.STOP, "retire", f"give {where} no more requests", args, hold))
+        count = 0 if hung else running.get(i.nonce, 0)
+        late = i.retiring is not None and world.now - i.retiring > DRAIN_MOST
+        hold = f"{count} requests are running on it" if count and not late else ""
+        stops.append(Action(Phase.STOP, "stop", f"stop {where} once its requests have ended", args, hold))
+    return (*retires, *stops)
 
 
 def _waits_for(spec: ServerSpec, world: World) -> str:
