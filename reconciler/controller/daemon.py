@@ -29,13 +29,13 @@ from reconciler.core.plan import Action, Change, Op, Phase
 from reconciler.core.retry import next_try
 from reconciler.core.state import Declared, Trouble
 from reconciler.host.process import alive
-from reconciler.kinds.base import Kind, Tools
+from reconciler.kinds.base import Kind, Supervised, Tools
 from reconciler.kinds.engine.io import python_tag
 from reconciler.manifest.parse import Manifest, check
 from reconciler.manifest.resolve import resolve
+from reconciler.store.ledger import ProcessRow
 from reconciler.supervise.actor import Watched, watch
 from reconciler.supervise.logs import rotate
-from reconciler.supervise.readiness import healthy
 
 log = logging.getLogger(__name__)
 
@@ -261,11 +261,15 @@ class Controller:
             elif row.ready is not None:
                 self._watchers[row.nonce] = group.create_task(self._watch_one(row))
 
-    async def _watch_one(self, row: Any) -> None:
+    async def _watch_one(self, row: ProcessRow) -> None:
+        assert row.identity is not None
         seen = self.tools.watched.setdefault(row.nonce, Watched())
 
+        kind = self.kinds[row.ref.kind]
+        assert isinstance(kind, Supervised)
+
         async def answers() -> bool:
-            return await healthy(row.host, row.port, timeout=5.0)
+            return await kind.answers(row, self.tools)
 
         try:
             code = await watch(self.tools.processes, row.identity, seen, answers, self.wake)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from reconciler.core.ids import Ref
 from reconciler.core.kind import Rules
@@ -18,7 +18,7 @@ from reconciler.host.files import Files
 from reconciler.host.layout import Layout
 from reconciler.host.process import Processes
 from reconciler.store.blobs import Blobs
-from reconciler.store.ledger import Ledger
+from reconciler.store.ledger import Ledger, ProcessRow
 from reconciler.supervise.actor import Watched
 
 
@@ -57,3 +57,11 @@ class Kind(Protocol):
 
     async def apply(self, action: Action, ref: Ref, declared: Declared | None, tools: Tools) -> None:
         """Carry out one action. Raises Fault; cancelling it leaves nothing half-done that the ledger does not know."""
+
+
+@runtime_checkable
+class Supervised(Kind, Protocol):
+    """A kind that starts processes."""
+
+    async def answers(self, row: ProcessRow, tools: Tools) -> bool:
+        """Whether a process of this kind is alive inside, and not only there."""

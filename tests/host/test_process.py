@@ -59,7 +59,7 @@ def start(processes: Processes, nonce: str, tmp_path: Path) -> Iterator[Start]:
     started: list[Identity] = []
 
     def run(argv: list[str], said: str = "up", **env: str) -> Identity:
-        log = tmp_path / "log"
+        log = tmp_path / f"log{len(started)}"
         identity = processes.spawn(argv, workload_environment({**env, NONCE: nonce}), log, tmp_path)
         started.append(identity)
         wait_until(lambda: said in log.read_text(), 20, f"it says {said!r}")
@@ -154,6 +154,28 @@ def test_the_exit_code_is_known_once_it_has_ended(processes: Processes, tmp_path
     assert codes[-1] == 7
     assert codes[:-1] == [None] * (len(codes) - 1)
     assert processes.exit_code(Identity(os.getpid(), "", "")) is None
+
+
+THREADS = """
+import threading, time
+for _ in range(60):
+    threading.Thread(target=time.sleep, args=(100,), daemon=True).start()
+print("up", flush=True)
+time.sleep(100)
+"""
+
+
+def test_the_exit_code_is_known_as_soon_as_it_is_not_alive(start: Start, processes: Processes) -> None:
+    """The first thread of a killed process is a zombie a moment before the others are gone and it can be waited for."""
+    codes = []
+    for _ in range(15):
+        identity = start([sys.executable, "-c", THREADS])
+        os.kill(identity.pid, signal.SIGKILL)
+        while alive(identity):
+            pass
+        codes.append(processes.exit_code(identity))
+        processes.exit_code(identity)
+    assert codes == [-9] * 15
 
 
 def test_a_process_leads_a_session_has_no_input_and_logs_both_streams(processes: Processes, tmp_path: Path) -> None:

@@ -378,12 +378,15 @@ def test_a_newer_ledger_is_refused_and_not_touched(path: Path, open_: Callable[[
     assert snapshot(path.parent) == before
 
 
+STRANGERS = {
+    "text": b"not a database " * 500,
+    "zeros": bytes(8192),
+    "header only": b"SQLite format 3\x00" + b"\xff" * 8000,
+}
+
+
 @pytest.mark.parametrize("open_", OPENERS)
-@pytest.mark.parametrize(
-    "content",
-    [b"not a database " * 500, b"\x00" * 8192, b"SQLite format 3\x00" + b"\xff" * 8000],
-    ids=["text", "zeros", "header only"],
-)
+@pytest.mark.parametrize("content", STRANGERS.values(), ids=STRANGERS.keys())
 def test_a_file_that_is_no_ledger_is_refused_and_not_touched(
     path: Path, open_: Callable[[Path], Ledger], content: bytes
 ) -> None:

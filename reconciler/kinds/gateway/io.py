@@ -55,6 +55,11 @@ class GatewayKind:
                 tools.files.remove(tools.layout.routes)
                 tools.ledger.disown(ref)
 
+    async def answers(self, row: ProcessRow, tools: Tools) -> bool:
+        state = await asyncio.to_thread(unix_request, tools.layout.gateway_socket, "GET", "/state", 5.0)
+        # Another one answers there while the gateway moves to another port: nothing is known against this one.
+        return state is not None
+
 
 def _row(action: Action, tools: Tools) -> ProcessRow | None:
     return next((row for row in tools.ledger.processes() if row.nonce == action.args["nonce"]), None)

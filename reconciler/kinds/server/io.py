@@ -11,13 +11,13 @@ from reconciler.core.ids import Ref
 from reconciler.core.plan import Action
 from reconciler.core.state import Absent, Declared, Found, Observation
 from reconciler.host.probes import free_port
-from reconciler.host.process import Identity
+from reconciler.host.process import Identity, cpu_seconds
 from reconciler.kinds.base import Tools
 from reconciler.kinds.server.rules import Instance, ServerRules, ServerState
 from reconciler.kinds.server.spec import ServerSpec, arguments
 from reconciler.kinds.workload import Launch, new_nonce, row_phase, row_silent, start, stop
 from reconciler.store.ledger import ProcessRow
-from reconciler.supervise.readiness import wait_ready
+from reconciler.supervise.readiness import healthy, wait_ready
 
 HOST = "127.0.0.1"
 START_LEAST = 60.0  # seconds that any model may take to load
@@ -59,6 +59,18 @@ class ServerKind:
                     await stop(row, tools, GRACE)
             case "release":
                 tools.ledger.disown(ref)
+
+    async def answers(self, row: ProcessRow, tools: Tools) -> bool:
+        """Its /health answers; or it is at work: long generations may keep every thread that could answer busy."""
+        before = _cpu(row)
+        if await healthy(row.host, row.port, timeout=5.0):
+            return True
+        gateway = tools.look(Ref("gateway", "main"))
+        return gateway is not None and row.nonce in gateway.inflight and _cpu(row) > before
+
+
+def _cpu(row: ProcessRow) -> float:
+    return cpu_seconds(row.identity.pid) if row.identity is not None else 0.0
 
 
 def _instance(row: ProcessRow, tools: Tools) -> Instance:
