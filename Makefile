@@ -11,10 +11,10 @@ quickstart: $(VENV)/.runs
 	@$(BIN)/python examples/quickstart/ask.py --stack $(STACK) --reconcile $(BIN)/reconcile
 
 test: $(VENV)/.tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-fast: $(VENV)/.tests
-	$(BIN)/python -m pytest -m "not slow and not e2e"
+	$(BIN)/python -m pytest -n auto -m "not slow and not e2e"
 
 check: lint test
 

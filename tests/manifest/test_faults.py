@@ -76,7 +76,7 @@ ONE = [
     ("words for a count", CHAT + "    context: many\n", 5, 14, "models.chat.context", "not a count", ""),
     ("a count of nothing", CHAT + "    context: 0k\n", 5, 14, "models.chat.context", "at least 1", ""),
     ("a count beyond reason", CHAT + "    context: 9999999k\n", 5, 14, "models.chat.context", "at most", ""),
-    ("a number in the environment", CHAT + "    env: {A: 1}\n", 5, 14, "models.chat.env.A", "must be text", "'1'"),
+    ("a number in the environment", CHAT + "    env: {A: 1}\n", 5, 14, "models.chat.env.A", "must be text", "quotes"),
     ("a truth for the version", "version: true\n", 1, 10, "version", "must be 1", ""),
     ("another version", "version: 2\n", 1, 10, "version", "must be 1 (got 2)", ""),
     ("a port out of range", "version: 1\ngateway: {port: 65536}\n", 2, 17, "gateway.port", "at most 65535", ""),

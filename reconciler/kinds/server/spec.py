@@ -44,8 +44,6 @@ def arguments(spec: ServerSpec, model_path: str, host: str, port: int) -> list[s
     """The llama-server flags, always in the same order. The key travels in the environment, never here."""
     flags: list[str] = ["--model", model_path, "--alias", spec.name, "--host", host, "--port", str(port)]
     flags += ["--ctx-size", str(spec.context * spec.parallel), "--parallel", str(spec.parallel)]
-    # Each request, also one that waits for its turn, takes a thread, and so does the question whether it is alive.
-    flags += ["--threads-http", str(spec.parallel + 30)]
     if spec.gpu_layers >= 0:
         flags += ["--gpu-layers", str(spec.gpu_layers)]
     if spec.cache_k != "f16":
