@@ -105,9 +105,11 @@ class Fetch:
         headers = {"Accept-Encoding": "identity"}
         if part.done and part.validator:
             headers |= {"Range": f"bytes={part.done}-", "If-Range": part.validator}
+        started = False
         try:
             async with self._client.stream("GET", part.url, headers=headers) as response:
                 self._check(response, part)
+                started = True
                 await self._receive(response, part, progress)
         except httpx2.TimeoutException as error:
             raise Fault("STALLED", f"{_shown(part.url)}: no data for {STALL:.0f} s") from error
@@ -115,14 +117,20 @@ class Fetch:
             raise Fault(
                 "TOO_MANY_REDIRECTS", f"{_shown(part.url)} redirects without end", kind=FaultClass.PERMANENT
             ) from error
+        except (httpx2.InvalidURL, ExceptionGroup) as error:  # a port beyond 65535 comes as a group
+            raise Fault(
+                "BAD_ADDRESS", f"{_shown(part.url)} is, or leads to, an impossible address", kind=FaultClass.PERMANENT
+            ) from error
         except httpx2.TransportError as error:
+            if started and part.size is not None:
+                raise _cut_short(part) from error
             raise Fault(
                 "NETWORK_UNREACHABLE",
                 f"{_shown(part.url)} cannot be reached: {error or type(error).__name__}",
                 hint="check the network, and the proxy settings (HTTPS_PROXY, SSL_CERT_FILE) if there is one",
             ) from error
         if part.size is not None and part.done != part.size:
-            raise Fault("CUT_SHORT", f"{_shown(part.url)}: the connection ended after {part.done} of {part.size} bytes")
+            raise _cut_short(part)
 
     def _check(self, response: httpx2.Response, part: _Part) -> None:
         """Judge the status, and set the part to where this answer starts."""
@@ -172,6 +180,10 @@ class Fetch:
         self._files.write(part.sidecar, json.dumps(facts).encode())
 
 
+def _cut_short(part: _Part) -> Fault:
+    return Fault("CUT_SHORT", f"{_shown(part.url)}: the connection ended after {part.done} of {part.size} bytes")
+
+
 def _sync(out: BinaryIO) -> None:
     out.flush()
     os.fsync(out.fileno())
@@ -183,7 +195,8 @@ def _resume(path: Path, url: str) -> _Part:
     try:
         facts: Mapping[str, Any] = json.loads(part.sidecar.read_text())
         synced = int(facts["synced"])
-        usable = facts["url"] == url and bool(facts["validator"]) and 0 < synced <= path.stat().st_size
+        size, validator = facts["size"], str(facts["validator"])
+        usable = facts["url"] == url and bool(validator) and 0 < synced <= path.stat().st_size
     except (OSError, ValueError, KeyError, TypeError):
         return part
     if not usable:
@@ -193,7 +206,7 @@ def _resume(path: Path, url: str) -> _Part:
         while left and (piece := data.read(min(left, 1 << 20))):
             part.hasher.update(piece)
             left -= len(piece)
-    part.done, part.size, part.validator = synced, facts["size"], facts["validator"]
+    part.done, part.size, part.validator = synced, size, validator
     return part
 
 
@@ -232,6 +245,4 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 def _shown(url: str) -> str:
     """A URL for people: without user, password, query and fragment, where secrets like to be."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{host}{port}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

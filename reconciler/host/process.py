@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -135,6 +136,15 @@ class Processes:
                         hint=f"chmod +x {argv[0]}",
                         kind=FaultClass.NEEDS_HUMAN,
                     ) from error
+                except OSError as error:
+                    if error.errno != errno.ENOEXEC:
+                        raise
+                    raise Fault(
+                        "BINARY_NOT_EXECUTABLE",
+                        f"{argv[0]} is not a program for this machine",
+                        hint="check that it is not a web page, an archive, or built for another system",
+                        kind=FaultClass.NEEDS_HUMAN,
+                    ) from error
             self._children[child.pid] = child
         identity = identify(child.pid)
         # Gone before we could look: what it was is known all the same, for we have not reaped it yet.
@@ -146,6 +156,10 @@ class Processes:
         if child is None:
             return None
         code = child.poll()
+        if code is None and identify(identity.pid) is None:
+            # Its first thread is a zombie already, but it cannot be waited for until the last one is gone.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = child.wait(2.0)
         if code is not None:
             del self._children[identity.pid]
         return code

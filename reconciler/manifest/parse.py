@@ -10,20 +10,26 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from reconciler.core.diagnostics import Diagnostic, Refused, Where
 from reconciler.core.section import Name, Section
 from reconciler.kinds.engine.spec import EMBEDDED, EngineSection
-from reconciler.kinds.gateway.spec import GatewaySection
+from reconciler.kinds.gateway.spec import GatewaySection, exposed
 from reconciler.kinds.model.spec import ModelSection
 from reconciler.manifest.read import Document, read
+
+
+def _not_a_truth(value: Any) -> Any:
+    if isinstance(value, bool):  # True equals 1, which a Literal is content with
+        raise ValueError("must be 1")
+    return value
 
 
 class Stack(Section):
     """The whole manifest: what this machine should run."""
 
-    version: Literal[1]
+    version: Annotated[Literal[1], BeforeValidator(_not_a_truth)]
     """The version of the manifest language."""
     name: Name = "stack"
     """What this stack is called, in messages."""
@@ -123,8 +129,15 @@ def _translate(error: Any, document: Document) -> Diagnostic:
             where = document.where((*path, "type"))
             return Diagnostic(f"{tag!r} is not an engine type", where, f"one of {expected}", f"{dotted}.type")
     given = error.get("input")
-    shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
-    return Diagnostic(_words(error) + shown, document.where(path), _advice(error, given), dotted)
+    if given is None and error["type"] in ("dict_type", "model_type", "model_attributes_type") and path:
+        hint = "write something below it, or remove the line"
+        return Diagnostic(f"{path[-1]!r} is empty", document.where(path, key=True), hint, dotted)
+    plain = isinstance(given, str | int | float | bool) or given is None
+    # What is wrong with these may be that a secret is in them.
+    secret = isinstance(given, str) and path[-1:] in (("key",), ("source",))
+    shown = f" (got {given!r})" if plain and not secret else ""
+    where = document.where(path, key="[key]" in error["loc"])
+    return Diagnostic(_words(error) + shown, where, _advice(error, given), dotted)
 
 
 def _existing(located: tuple[Any, ...], document: Document, kind: str) -> tuple[Any, ...]:
@@ -173,7 +186,9 @@ def _advice(error: Any, given: Any) -> str:
             return "a sha256 has 64 lower-case hexadecimal digits"
         return "use letters, digits, dots, dashes and underscores, and begin with a letter or digit"
     if error["type"] == "string_type" and given is not None:
-        return f"put it in quotes: {str(given)!r}"
+        return "put it in quotes"  # as it is written there: 2026.10 has become 2026.1 by now
+    if error["type"] == "literal_error" and given == error["ctx"]["expected"]:
+        return "write it without quotes"
     if error["type"] == "literal_error" and isinstance(given, str):
         return _nearest(given, [w.strip("' ") for w in error["ctx"]["expected"].replace(" or ", ",").split(",")])
     return ""
@@ -241,8 +256,9 @@ def _references(document: Document) -> Iterator[Diagnostic]:
                     "clients could not tell them apart; remove one",
                     f"models.{name}.aliases",
                 )
-    if values and not models and not values.get("models") and "models" in values and values["models"] is None:
-        yield Diagnostic("'models' is empty", document.where(("models",), key=True), "add a model, or write models: {}")
+    gateway = _mapping(values.get("gateway"))
+    if not gateway.get("api_keys") and isinstance(host := gateway.get("host"), str) and (problem := exposed(host)):
+        yield Diagnostic(problem, document.where(("gateway",)), "name `api_keys`, or listen on 127.0.0.1", "gateway")
 
 
 def _mapping(value: Any) -> dict[str, Any]:

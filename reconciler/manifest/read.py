@@ -23,6 +23,8 @@ MAX_DEPTH = 50
 Path = tuple[str | int, ...]
 
 _TAG = "tag:yaml.org,2002:"
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|nan)", re.IGNORECASE)
+_UNFIT = re.compile(r"[\x00\ud800-\udfff]")  # what neither a path, an environment nor UTF-8 can hold
 _INT = re.compile(r"[-+]?(0x[0-9a-fA-F]+|0o[0-7]+|[0-9]+)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
@@ -82,9 +84,9 @@ def _compose(text: str, document: Document) -> Node | None:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = Where(document.file, mark.line + 1, mark.column + 1) if mark else Where(document.file, 1, 1)
-        document.faults.append(Diagnostic(_problem(error), where, hint=_hint(str(error.problem))))
+        document.faults.append(Diagnostic(_problem(error), where, hint=_hint(_problem(error))))
         return None
-    except (YAMLError, ValueError, RecursionError) as error:
+    except (YAMLError, ValueError, AssertionError, RecursionError) as error:
         line = _line_of(error, text)
         document.faults.append(Diagnostic(f"not readable as YAML: {_first_line(error)}", Where(document.file, line, 1)))
         return None
@@ -126,10 +128,12 @@ class _Builder:
         from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
         where = Where(self.document.file, node.start_mark.line + 1, node.start_mark.column + 1)
+        if node.start_mark.index == node.end_mark.index and not node.value and path in self.document.keys:
+            where = self.document.keys[path]  # nothing was written: the parser is at the next line already
         self.document.places[path] = where
         self.count += 1
         if id(node) in self.seen:
-            return self._fault("anchors and aliases (& and *) are not used here", where, "write the value out again")
+            return self._aliased(where)
         self.seen.add(id(node))
         if self.count == MAX_NODES:
             self._fault(f"more than {MAX_NODES} values in one file", where)
@@ -137,6 +141,10 @@ class _Builder:
             return None
         if depth > MAX_DEPTH:
             return self._fault(f"nested deeper than {MAX_DEPTH} levels", where)
+        if node.anchor is not None:
+            self._aliased(where)
+        if isinstance(node, MappingNode | SequenceNode) and str(node.tag) not in (f"{_TAG}map", f"{_TAG}seq"):
+            self._fault(f"the tag {node.tag} is not used here", where)
         if isinstance(node, MappingNode):
             return self._mapping(node, path, depth)
         if isinstance(node, SequenceNode):
@@ -164,9 +172,11 @@ class _Builder:
 
     def _scalar(self, node: Any, where: Where) -> Any:
         text, tag = str(node.value), str(node.tag).removeprefix(_TAG)
+        if _UNFIT.search(text):
+            return self._fault("it holds a character that no file name or setting can have", where)
         if tag == "null":
             return None
-        if tag == "bool":
+        if tag == "bool" and text.lower() in ("true", "false"):
             return text.lower() == "true"
         if tag == "int" and _INT.fullmatch(text.replace("_", "")):
             plain = text.replace("_", "")
@@ -176,9 +186,14 @@ class _Builder:
         if tag == "float" and _FLOAT.fullmatch(text.replace("_", "")):
             number = float(text.replace("_", ""))
             return number if math.isfinite(number) else self._fault("not a finite number", where)
-        if tag in ("str", "timestamp", "int", "float"):
+        if tag == "float" and _NOT_FINITE.fullmatch(text):
+            return self._fault("not a finite number", where)
+        if tag in ("str", "timestamp", "bool", "int", "float"):
             return text
         return self._fault(f"the tag {node.tag} is not used here", where)
+
+    def _aliased(self, where: Where) -> None:
+        self._fault("anchors and aliases (& and *) are not used here", where, "write the value out again")
 
     def _fault(self, summary: str, where: Where, hint: str = "") -> None:
         self.document.faults.append(Diagnostic(summary, where, hint=hint))

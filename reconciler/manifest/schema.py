@@ -8,12 +8,20 @@ from typing import Any
 from reconciler.manifest.parse import Stack
 
 
+def _closed(node: Any) -> Any:
+    """Names that do not fit their pattern are errors; pydantic's schema lets them pass."""
+    if isinstance(node, dict):
+        closed = {key: _closed(value) for key, value in node.items()}
+        return closed | {"additionalProperties": False} if "patternProperties" in node else closed
+    return [_closed(value) for value in node] if isinstance(node, list) else node
+
+
 def schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": "urn:reconciler:schema:stack:1",
         "title": "Reconciler stack",
-        **{k: v for k, v in Stack.model_json_schema().items() if k != "title"},
+        **{k: v for k, v in _closed(Stack.model_json_schema()).items() if k != "title"},
     }
 
 

