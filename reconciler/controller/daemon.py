@@ -80,6 +80,7 @@ class Controller:
         self._ended: set[Ref] = set()  # resources whose work ended during this turn's look
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
+        self._moved = asyncio.Event()  # the manifest is another file now
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._shown = ""
         self._listeners: set[Callable[[dict[str, Any]], None]] = set()
@@ -288,15 +289,15 @@ class Controller:
         from watchfiles import awatch
 
         while True:
-            folder = self.path.parent
+            self._moved.clear()
             try:
-                async for changes in awatch(folder, recursive=False, debounce=60, step=20, rust_timeout=0):
-                    if self.path.parent != folder:
-                        break
+                async for changes in awatch(
+                    self.path.parent, recursive=False, debounce=60, step=20, stop_event=self._moved
+                ):
                     if any(Path(name).name == self.path.name for _, name in changes):
                         self.wake()
             except (OSError, RuntimeError) as error:
-                log.warning("cannot watch folder=%s error=%s", folder, error)
+                log.warning("cannot watch folder=%s error=%s", self.path.parent, error)
                 await asyncio.sleep(RESYNC)
 
     async def _read_manifest(self) -> None:
@@ -367,6 +368,7 @@ class Controller:
         self._allow_empty = allow_empty
         if path != self.path:
             self.path, self.tools.base = path, path.parent
+            self._moved.set()
         self._read = None
         self.wake()
         async with self.turned:

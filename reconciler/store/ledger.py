@@ -102,13 +102,13 @@ class Ledger:
                 with effects("backup", path):
                     shutil.copy2(path, path.with_name(f"{path.name}.v{found}.bak"))
         with effects("ledger-open", path):
+            path.touch(mode=0o600)  # before SQLite makes it: the journal beside it gets the same mode
             db = _connect(path.as_uri(), path)
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
             found = _version(db, path)
             for number in range(found, VERSION):
                 db.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version={number + 1}; COMMIT;")
-            path.chmod(0o600)
         ledger = cls(db, effects, epoch=0)
         with ledger._change("ledger-epoch", fenced=False) as db:
             epoch = int(ledger._meta("epoch", "0")) + 1

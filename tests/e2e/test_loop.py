@@ -277,6 +277,24 @@ def test_another_port_moves_the_gateway(hello: Stage) -> None:
     assert hello.servers() == server
 
 
+def test_another_manifest_can_take_over_the_same_data_root(hello: Stage) -> None:
+    elsewhere = hello.folder / "elsewhere"
+    elsewhere.mkdir()
+    other = elsewhere / "other.yaml"
+    text = manifest(hello, 'talk: {source: "file:../models/hello.gguf", engine: real, context: 1k}')
+    other.write_text(text.replace("./engine", "../engine"))
+    gateway = hello.gateway()
+    hello.run("apply", "-f", str(other), "--data-root", str(hello.root))
+    assert reply(hello, "talk")
+    assert hello.gateway() == gateway
+    assert len(hello.servers()) == 1
+    other.write_text(other.read_text().replace("context: 1k", "context: 1k, aliases: [moved]"))
+    wait_until(lambda: "moved" in [m["id"] for m in hello.get("/v1/models")["data"]], 10, "the new file is not watched")
+    hello.write(manifest(hello) + "# nobody watches this one any more\n")
+    time.sleep(0.5)
+    assert reply(hello, "moved")
+
+
 def test_down_stops_everything_keeps_the_downloads_and_apply_brings_it_back(hello: Stage) -> None:
     hello.run("down")
     assert not hello.workloads()
