@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,26 +12,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.e2e)
             item.add_marker(pytest.mark.slow)
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The counts of the crash campaigns, wherever their workers ran."""
-    tallies: dict[str, dict[str, Any]] = {}
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            for name, text in getattr(report, "user_properties", []):
-                if name.startswith("crash:") and getattr(report, "when", "") == "call":
-                    _add(tallies.setdefault(name.removeprefix("crash:"), {}), json.loads(text))
-    for name, tally in sorted(tallies.items()):
-        terminalreporter.write_sep("-", f"crash harness: {name}")
-        effects = tally.pop("by_effect")
-        terminalreporter.write_line(", ".join(f"{k} {v}" for k, v in tally.items()))
-        terminalreporter.write_line("killed at: " + ", ".join(f"{k} {v}" for k, v in sorted(effects.items())))
-
-
-def _add(total: dict[str, Any], more: dict[str, Any]) -> None:
-    for key, value in more.items():
-        if isinstance(value, dict):
-            _add(total.setdefault(key, {}), value)
-        else:
-            total[key] = total.get(key, 0) + value
