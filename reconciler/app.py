@@ -55,9 +55,9 @@ def tools_for(layout: Layout, base: Path, effects: Effects, ledger: Ledger, kind
 def preview(manifest: Manifest | None, layout: Layout, purge: bool = False) -> View:
     """Look and plan without any effect, with or without a controller running."""
     base = manifest.path.parent if manifest else Path.cwd()
-    tools = tools_for(layout, base, Denied(), Ledger.read(layout.ledger), KINDS)
     desired: Mapping[Ref, Declared] = resolve(manifest, python_tag()) if manifest else {}
-    return look(desired, tools, KINDS, purge)
+    with Ledger.read(layout.ledger) as ledger:
+        return look(desired, tools_for(layout, base, Denied(), ledger, KINDS), KINDS, purge)
 
 
 async def control(path: Path, layout: Layout, effects: Effects, down: str = "") -> None:

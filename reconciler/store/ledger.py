@@ -7,13 +7,12 @@ writer has opened the ledger, so a controller that lost its lock can change noth
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,7 @@ class Ledger:
     def read(cls, path: Path) -> Ledger:
         """For looking only, leaving no trace. An absent ledger reads as an empty one. Refused: newer or damaged."""
         if not path.exists():
-            db = sqlite3.connect(":memory:", check_same_thread=False)
+            db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
             db.executescript(MIGRATIONS[0])
         else:
             db = _connect(_looking(path), path)
@@ -89,18 +88,21 @@ class Ledger:
                 db = _copy_in_memory(db, found)
         return cls(db, Denied(), epoch=0)
 
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     @classmethod
     def write(cls, path: Path, effects: Effects) -> Ledger:
         """For the holder of the lock: migrates after a backup, and starts a new epoch. Refused: newer or damaged."""
         if path.exists():
-            probe = _connect(_looking(path), path)
-            try:
+            with closing(_connect(_looking(path), path)) as probe:
                 found = _version(probe, path)
-            finally:
-                probe.close()
-            if 0 < found < VERSION:
-                with effects("backup", path):
-                    shutil.copy2(path, path.with_name(f"{path.name}.v{found}.bak"))
+                if 0 < found < VERSION:
+                    with effects("backup", path), closing(sqlite3.connect(f"{path}.v{found}.bak")) as backup:
+                        probe.backup(backup)
         with effects("ledger-open", path):
             path.touch(mode=0o600)  # before SQLite makes it: the journal beside it gets the same mode
             db = _connect(path.as_uri(), path)
@@ -366,16 +368,19 @@ def _looking(path: Path) -> str:
 
 
 def _connect(uri: str, path: Path) -> sqlite3.Connection:
+    db = None
     try:
         db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=5.0)
         problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if problem != "ok":
             raise sqlite3.DatabaseError(problem)
     except sqlite3.DatabaseError as error:
+        if db is not None:
+            db.close()
         raise Refused(
             f"the ledger {path} cannot be read: {error}",
             hint="is it on a failing disk, or not ours? Move it aside and apply again: "
-            "running processes are found and downloaded files are kept",
+            "servers are started anew, downloaded files are kept",
         ) from error
     return db
 
@@ -383,6 +388,7 @@ def _connect(uri: str, path: Path) -> sqlite3.Connection:
 def _version(db: sqlite3.Connection, path: Path) -> int:
     found = int(db.execute("PRAGMA user_version").fetchone()[0])
     if found > VERSION:
+        db.close()
         raise Refused(
             f"the ledger {path} was written by a newer version of reconcile (format {found}; this one knows {VERSION})",
             hint="upgrade reconciler with pip, or use another --data-root; nothing was touched",

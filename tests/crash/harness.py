@@ -89,10 +89,11 @@ class Tally:
 
 def judge(stage: Stage, servers: int, tally: Tally, where: str) -> None:
     """What must be true once it has converged: one process for each thing, all of them known, nothing left open."""
-    ledger = Ledger.read(stage.root / "ledger.db")
+    with Ledger.read(stage.root / "ledger.db") as ledger:
+        owned, rows = {str(ref) for ref in ledger.owned()}, ledger.processes()
+        interrupted = ledger.open_operations()
     strays = stage.strays()
     running = stage.workloads()
-    owned = {str(ref) for ref in ledger.owned()}
     wanted = {r["ref"] for r in (stage_snapshot(stage))["resources"]}
     tally.leaks += len(strays)
     tally.duplicates += max(0, len(running) - servers - 1)
@@ -100,10 +101,10 @@ def judge(stage: Stage, servers: int, tally: Tally, where: str) -> None:
     assert not strays, f"{where}: leaked {strays}"
     assert len(running) == servers + 1, f"{where}: {[p.cmdline() for p in running]}"
     assert owned == wanted, f"{where}: lost {wanted - owned}, kept {owned - wanted}"
-    assert not ledger.open_operations(), f"{where}: an intent is still open"
-    assert {row.identity.pid for row in ledger.processes() if row.identity} == {p.pid for p in running}, where
+    assert not interrupted, f"{where}: an intent is still open"
+    assert {row.identity.pid for row in rows if row.identity} == {p.pid for p in running}, where
     keys = {p.name for p in (stage.root / "run" / "keys").glob("*")}
-    assert keys == {row.nonce for row in ledger.processes() if row.ref.kind == "server"}, f"{where}: keys {keys}"
+    assert keys == {row.nonce for row in rows if row.ref.kind == "server"}, f"{where}: keys {keys}"
     partial = list((stage.root / "artifacts" / "partial").glob("*"))
     assert not partial, f"{where}: left {partial}"
 

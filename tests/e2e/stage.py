@@ -120,7 +120,8 @@ class Stage:
         """Processes of this data root that its ledger does not know."""
         from reconciler.store.ledger import Ledger
 
-        known = {row.nonce for row in Ledger.read(self.root / "ledger.db").processes()}
+        with Ledger.read(self.root / "ledger.db") as ledger:
+            known = {row.nonce for row in ledger.processes()}
         return [p for p in self.workloads() if p.environ().get(NONCE) not in known]
 
     def close(self) -> None:
