@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
 import time
 
+from reconciler import __version__
 from reconciler.cli.place import Place
 from reconciler.client import Client, NoController
 from reconciler.core.diagnostics import Diagnostic, Exit, Refused
@@ -18,9 +20,15 @@ PATIENCE = 20.0  # seconds for a controller to answer
 
 
 def ensure_controller(place: Place, layout: Layout) -> None:
-    """Return once a controller answers on this data root, started by us if need be. Raises Refused, Fault."""
-    if answers(layout):
+    """Return once a controller of our version answers on this data root, started by us if need be.
+
+    One of another version is asked to go: what runs is handed from the one to the other. Raises Refused, Fault.
+    """
+    found = version(layout)
+    if found == __version__:
         return
+    if found:
+        _retire(layout)
     log = layout.log("controller")
     with disk_faults(log):
         Files(Effects()).folder(log.parent)
@@ -37,7 +45,7 @@ def ensure_controller(place: Place, layout: Layout) -> None:
             cwd=layout.root,
         )
     deadline = time.monotonic() + PATIENCE
-    while not answers(layout):
+    while version(layout) != __version__:
         code = child.poll()
         # Somebody else may have started one in the same moment: theirs will do.
         if code is not None and code != Exit.LOCKED:
@@ -57,10 +65,20 @@ def ensure_controller(place: Place, layout: Layout) -> None:
         time.sleep(0.02)
 
 
-def answers(layout: Layout) -> bool:
+def version(layout: Layout) -> str:
+    """The version of the controller that answers on this data root; empty where none does."""
     try:
         with Client(layout, timeout=5.0) as client:
-            client.hello()
+            return str(client.hello()["version"])
     except NoController:
-        return False
-    return True
+        return ""
+
+
+def _retire(layout: Layout) -> None:
+    from reconciler.store.lock import owner
+
+    with contextlib.suppress(NoController), Client(layout) as client:
+        client.shutdown()
+    deadline = time.monotonic() + PATIENCE
+    while owner(layout) is not None and time.monotonic() < deadline:
+        time.sleep(0.02)

@@ -291,8 +291,9 @@ class Controller:
         while True:
             self._moved.clear()
             try:
+                # It looks every `step` ms whether a burst of changes is over: shorter costs processor time all day.
                 async for changes in awatch(
-                    self.path.parent, recursive=False, debounce=60, step=20, stop_event=self._moved
+                    self.path.parent, recursive=False, debounce=100, step=50, stop_event=self._moved
                 ):
                     if any(Path(name).name == self.path.name for _, name in changes):
                         self.wake()

@@ -13,11 +13,12 @@ from reconciler.kinds import workload
 from reconciler.kinds.base import Tools
 from reconciler.store.ledger import ProcessRow
 from reconciler.supervise.exits import meaning
-from reconciler.supervise.logs import tail
+from reconciler.supervise.logs import rotate, tail
 
 
 async def recover(tools: Tools) -> None:
     """Bring the ledger and the world together. Runs once, before the first turn."""
+    rotate(tools.layout.log("controller"), tools.files)
     for operation in tools.ledger.open_operations():
         tools.ledger.event(str(operation.ref), "Interrupted", f"{operation.verb} was cut off; what is there decides")
         tools.ledger.end(operation.seq, "interrupted")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -201,6 +203,22 @@ def test_a_killed_controller_leaves_everything_serving_and_the_next_one_adopts(h
     assert reply(hello)
 
 
+def test_a_controller_of_another_version_hands_over_to_ours(hello: Stage) -> None:
+    before = (hello.servers(), hello.gateway())
+    kill9(hello.controller)
+    code = "import reconciler; reconciler.__version__ = '0.0.9'; from reconciler.cli import main; main()"
+    old = subprocess.Popen([sys.executable, "-c", code, "watch"], cwd=hello.folder, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: hello.status()["controller"] is not None, 15, "the old controller does not come up")
+        assert "nothing to do" in hello.run("apply").stdout
+        assert old.wait(20) == 0
+    finally:
+        old.kill()
+        old.wait()
+    assert hello.controller != old.pid
+    assert (hello.servers(), hello.gateway()) == before
+
+
 def test_a_stopped_controller_leaves_everything_serving(hello: Stage) -> None:
     before = (hello.servers(), hello.gateway())
     os.kill(hello.controller, signal.SIGTERM)
@@ -263,6 +281,14 @@ def test_a_touched_but_unharmed_file_is_only_proved_again(hello: Stage) -> None:
     hello.until_ready()
     assert not (hello.root / "artifacts" / "quarantine").exists()
     assert reply(hello)
+
+
+def test_a_gateway_on_the_other_loopback(hello: Stage) -> None:
+    hello.write(manifest(hello, gateway=", host: '::1', trusted_hosts: ['::1', localhost]"))
+    wait_until(lambda: hello.condition("gateway/main")["message"] == f"http://[::1]:{hello.port}/v1", 15, "no move")
+    hello.until_ready()
+    with OpenAI(base_url=f"http://[::1]:{hello.port}/v1", api_key="none", max_retries=0) as openai:
+        assert "chat" in [m.id for m in openai.models.list()]
 
 
 def test_another_port_moves_the_gateway(hello: Stage) -> None:

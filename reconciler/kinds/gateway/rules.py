@@ -106,8 +106,7 @@ class GatewayRules:
         if not current:
             return no("Ready", "RoutesPending"), running, no("Routed", "Pending")
         routed = no("Routed", "NotAllReady", ", ".join(waiting)) if waiting else yes("Routed", "AllModels")
-        where = f"http://{spec.host}:{spec.port}{spec.prefix}"
-        return yes("Ready", "Listening", where), running, routed
+        return yes("Ready", "Listening", spec.url), running, routed
 
 
 def targets(spec: GatewaySpec, world: World) -> dict[str, Target]:

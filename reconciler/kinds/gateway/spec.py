@@ -82,6 +82,12 @@ class GatewaySpec:
         return digest_of(self)
 
     @property
+    def url(self) -> str:
+        """The base URL for clients."""
+        host = f"[{self.host.strip('[]')}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}{self.prefix}"
+
+    @property
     def listening(self) -> str:
         """The digest of what only a new process can change; all else is reloaded."""
         return digest_of([self.host, self.port])

@@ -15,7 +15,7 @@ from reconciler.gguf import header as gguf
 from reconciler.host.files import Files
 from reconciler.kinds.base import Tools
 from reconciler.kinds.model.rules import ModelRules, ModelState
-from reconciler.kinds.model.spec import ModelSpec
+from reconciler.kinds.model.spec import ModelSpec, shown
 from reconciler.sources import Brought, Request, source_for
 from reconciler.store.blobs import sha256_of, token
 
@@ -112,7 +112,7 @@ def _mismatch(spec: ModelSpec, brought: Brought, wanted: str) -> Fault:
     said = "the manifest says" if spec.sha256 else "it was pinned on first use to"
     return Fault(
         "CHECKSUM_MISMATCH",
-        f"{brought.name} from {spec.source} has sha256 {brought.sha256}, but {said} {wanted}",
+        f"{brought.name} from {shown(spec.source)} has sha256 {brought.sha256}, but {said} {wanted}",
         hint="correct sha256: in the manifest if this file is the one you mean; otherwise distrust the source",
         kind=FaultClass.PERMANENT,
     )

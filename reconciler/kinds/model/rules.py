@@ -8,7 +8,7 @@ from reconciler.core.ids import Ref
 from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price, human_bytes
 from reconciler.core.state import World
 from reconciler.core.status import Condition, no, yes
-from reconciler.kinds.model.spec import ModelSpec
+from reconciler.kinds.model.spec import ModelSpec, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class ModelRules:
             fields = _fields(ref, owned.spec if owned else {}, spec)
             reason = "its bytes are in the store already" if owned is None else "its declaration changed"
             return Change(ref, Op.ADOPT if owned is None else Op.UPDATE, reason, (keep,), fields, where=declared.where)
-        fetch = Action(Phase.MATERIALISE, "fetch", f"fetch {spec.source} and verify it")
+        fetch = Action(Phase.MATERIALISE, "fetch", f"fetch {shown(spec.source)} and verify it")
         fields = _fields(ref, owned.spec, spec) if owned else ()
         op = Op.CREATE if owned is None else Op.REPLACE if fields else Op.UPDATE
         gone = "its file is gone from the store" if owned else "not here yet"
@@ -79,7 +79,7 @@ def _fields(ref: Ref, before: object, spec: ModelSpec) -> tuple[FieldChange, ...
     old = before if isinstance(before, dict) else {}
     new = {"source": spec.source, "file": spec.file, "sha256": spec.sha256}
     return tuple(
-        FieldChange(f"models.{ref.name}.{key}", old[key], new[key])
+        FieldChange(f"models.{ref.name}.{key}", shown(old[key]), shown(new[key]))
         for key in new
         if key in old and old[key] != new[key]
     )

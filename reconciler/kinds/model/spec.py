@@ -103,5 +103,11 @@ class ModelSpec:
         return canonical([self.source, self.file])
 
 
+def shown(source: str) -> str:
+    """A source for people and logs: what follows the `?` of an address may be a token."""
+    address, question, _ = source.partition("?")
+    return f"{address}?…" if question and source.startswith("http") else source
+
+
 def resolve(section: ModelSection) -> ModelSpec:
     return ModelSpec(section.source, section.file, section.sha256 or "")
