@@ -10,6 +10,7 @@ import click
 
 from reconciler import __version__
 from reconciler.cli.place import common, remember
+from reconciler.client import NoController
 from reconciler.core.diagnostics import Exit, Fault, Refused
 
 VERBS = {
@@ -43,7 +44,7 @@ class Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (Refused, Fault) as error:
+        except (Refused, Fault, NoController) as error:
             from reconciler.cli.render import show_error
 
             sys.exit(show_error(error, ctx.obj.output if ctx.obj else "text"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from reconciler.client import NoController
 from reconciler.core.diagnostics import Diagnostic, Exit, Fault, Refused
 from reconciler.core.plan import Change, Op, Plan, summary
 
@@ -27,10 +28,13 @@ def show_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def show_error(error: Refused | Fault, output: str) -> int:
+def show_error(error: Refused | Fault | NoController, output: str) -> int:
     """Print what was refused, on stderr (JSON on stdout when asked) → the exit code."""
     if isinstance(error, Fault):
         error = Refused([Diagnostic(error.message, hint=error.hint)])
+    elif isinstance(error, NoController):
+        hint = "`reconcile logs controller` may say why; `reconcile apply` starts another one"
+        error = Refused(f"the controller does not answer: {error}", hint=hint)
     if output == "json":
         show_json({"errors": [d.to_json() for d in error.diagnostics]})
     for diagnostic in error.diagnostics:

@@ -82,7 +82,6 @@ class Controller:
         self._stop = asyncio.Event()
         self._moved = asyncio.Event()  # the manifest is another file now
         self._watchers: dict[str, asyncio.Task[None]] = {}
-        self._shown = ""
         self._listeners: set[Callable[[dict[str, Any]], None]] = set()
 
     # -- life -------------------------------------------------------------------------------------------------
@@ -95,14 +94,18 @@ class Controller:
         self.tools.progress = self._note_progress
         self.tools.ledger.on_event = self._event
         await recovery.recover(self.tools)
-        async with asyncio.TaskGroup() as group:
-            helpers = [group.create_task(serve(self)), group.create_task(self._watch_folder())]
-            try:
-                await self._loop(group)
-            finally:
-                for task in (*helpers, *self._watchers.values(), *(w.task for w in self.work.values())):
-                    task.cancel()
-        await self.tools.fetch.close()
+        try:
+            async with asyncio.TaskGroup() as group:
+                helpers = [group.create_task(serve(self)), group.create_task(self._watch_folder())]
+                try:
+                    await self._loop(group)
+                finally:
+                    for task in (*helpers, *self._watchers.values(), *(w.task for w in self.work.values())):
+                        task.cancel()
+        except* Fault as faults:
+            raise faults.exceptions[0] from None  # the control API could not be set up: one clear message
+        finally:
+            await self.tools.fetch.close()
 
     def stop(self) -> None:
         self._stop.set()
@@ -410,12 +413,8 @@ class Controller:
         }
 
     def _publish(self) -> None:
-        snapshot = self.snapshot()
-        # The turn's number changes always and is not news by itself.
-        key = repr({**snapshot, "controller": None})
-        if key != self._shown or self._listeners:
-            self._shown = key
-            self._tell({"type": "status", **snapshot})
+        if self._listeners:
+            self._tell({"type": "status", **self.snapshot()})
 
     def _tell(self, message: dict[str, Any]) -> None:
         for hear in tuple(self._listeners):
