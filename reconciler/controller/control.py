@@ -63,7 +63,9 @@ async def _answer(controller: Controller, line: bytes, writer: asyncio.StreamWri
         return
     match method:
         case "hello":
-            await _send(writer, {"api": API, "version": __version__, "pid": os.getpid(), "path": str(controller.path)})
+            await _send(
+                writer, {"api": API, "version": __version__, "pid": os.getpid(), "path": str(controller.source.path)}
+            )
         case "status":
             await _send(writer, controller.snapshot())
         case "apply":

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.controller import recovery
+from reconciler.controller.source import Source
 from reconciler.controller.turn import View, look
 from reconciler.core import planner, status
-from reconciler.core.diagnostics import Diagnostic, Fault, FaultClass, Refused, Where
+from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Action, Change, Op, Phase
 from reconciler.core.retry import next_try
@@ -31,7 +32,6 @@ from reconciler.core.state import Declared, Trouble
 from reconciler.host.process import alive
 from reconciler.kinds.base import Kind, Supervised, Tools
 from reconciler.kinds.engine.io import python_tag
-from reconciler.manifest.parse import Manifest, check
 from reconciler.manifest.resolve import resolve
 from reconciler.store.ledger import ProcessRow
 from reconciler.supervise.actor import Watched, watch
@@ -64,23 +64,18 @@ class Controller:
     """One controller of one data root. `run` returns when it was told to stop, or when `down` is complete."""
 
     def __init__(self, path: Path, tools: Tools, kinds: Mapping[str, Kind]) -> None:
-        self.path, self.tools, self.kinds = path, tools, kinds
-        self.manifest: Manifest | None = None
-        self.generation = 0
-        self.faults: tuple[Diagnostic, ...] = ()
+        self.tools, self.kinds = tools, kinds
+        self.source = Source(path, tools, kinds)
         self.mode = "run"  # run | down | purge
         self.turns = 0
         self.view: View | None = None
         self.work: dict[Ref, Work] = {}
         self.progress: dict[Ref, Progress] = {}
         self.turned = asyncio.Condition()
-        self._read: tuple[bytes | None] | None = None  # what the manifest said when it was last looked at
-        self._read_in = 0  # the turn that did
-        self._allow_empty = False
+        self._read_in = 0  # the turn that read the manifest last
         self._ended: set[Ref] = set()  # resources whose work ended during this turn's look
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
-        self._moved = asyncio.Event()  # the manifest is another file now
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._listeners: set[Callable[[dict[str, Any]], None]] = set()
 
@@ -96,7 +91,7 @@ class Controller:
         await recovery.recover(self.tools)
         try:
             async with asyncio.TaskGroup() as group:
-                helpers = [group.create_task(serve(self)), group.create_task(self._watch_folder())]
+                helpers = [group.create_task(serve(self)), group.create_task(self.source.watch(self.wake))]
                 try:
                     await self._loop(group)
                 finally:
@@ -156,7 +151,8 @@ class Controller:
 
     async def turn(self, group: asyncio.TaskGroup) -> None:
         """Look, plan, and start what can be started."""
-        await self._read_manifest()
+        if self.source.read():
+            self._read_in = self.turns + 1
         desired = self.desired()
         self._drop_unwanted(desired)
         self._ended.clear()
@@ -174,9 +170,9 @@ class Controller:
             self.turned.notify_all()
 
     def desired(self) -> Mapping[Ref, Declared]:
-        if self.mode == "purge" or self.manifest is None:
+        if self.mode == "purge" or self.source.manifest is None:
             return {}
-        declared = resolve(self.manifest, python_tag())
+        declared = resolve(self.source.manifest, python_tag())
         if self.mode == "down":
             return {ref: d for ref, d in declared.items() if ref.kind in ("engine", "model")}
         return declared
@@ -184,7 +180,7 @@ class Controller:
     def _allowed(self, change: Change, action: Action) -> bool:
         if self.mode != "run":
             return change.op is Op.DELETE and (self.mode == "purge" or change.ref.kind in ("server", "gateway"))
-        return self.manifest is not None or action.phase < Phase.STOP
+        return self.source.manifest is not None or action.phase < Phase.STOP
 
     def _drop_unwanted(self, desired: Mapping[Ref, Declared]) -> None:
         """Cancel work whose resource is no longer declared as it was when the work began."""
@@ -285,81 +281,6 @@ class Controller:
             self._watchers.pop(row.nonce, None)
             self.wake()
 
-    # -- the manifest -----------------------------------------------------------------------------------------
-
-    async def _watch_folder(self) -> None:
-        """Wake when something in the manifest's folder changes. The folder, not the file: editors replace files."""
-        from watchfiles import awatch
-
-        while True:
-            self._moved.clear()
-            try:
-                # It looks every `step` ms whether a burst of changes is over: shorter costs processor time all day.
-                async for changes in awatch(
-                    self.path.parent, recursive=False, debounce=100, step=50, stop_event=self._moved
-                ):
-                    if any(Path(name).name == self.path.name for _, name in changes):
-                        self.wake()
-            except (OSError, RuntimeError) as error:
-                log.warning("cannot watch folder=%s error=%s", self.path.parent, error)
-                await asyncio.sleep(RESYNC)
-
-    async def _read_manifest(self) -> None:
-        """Take the manifest over if it changed and is right; otherwise keep the last good one and say why."""
-        try:
-            text: bytes | None = self.path.read_bytes()
-        except OSError:
-            text = None
-        if self._read == (text,):
-            return
-        self._read, self._read_in = (text,), self.turns + 1
-        if text is None:
-            gone = Diagnostic("the manifest is gone", Where(str(self.path)), hint="put it back, or `reconcile down`")
-            self._refuse((gone,))
-            return
-        try:
-            manifest = check(text, self.path)
-            self._check_emptying(manifest)
-        except Refused as refused:
-            self._refuse(refused.diagnostics)
-            return
-        self.manifest, self.faults, self._allow_empty = manifest, (), False
-        self.generation = self._record_generation(manifest)
-
-    def _check_emptying(self, manifest: Manifest) -> None:
-        if not self._allow_empty:
-            view = look(resolve(manifest, python_tag()), self.tools, self.kinds)
-            planner.refuse_emptying(view.plan, view.world)
-
-    def _refuse(self, faults: tuple[Diagnostic, ...]) -> None:
-        self.faults = faults
-        self.tools.ledger.event("manifest", "Rejected", str(faults[0]))
-        log.warning("manifest rejected: %s", faults[0])
-        if self.manifest is None:
-            self.manifest = self._last_good()
-
-    def _last_good(self) -> Manifest | None:
-        last = self.tools.ledger.last_generation()
-        if last is None or Path(last[2]) != self.path:
-            return None
-        try:
-            manifest = check((self.tools.layout.generations / f"{last[0]}.yaml").read_bytes(), self.path)
-        except (OSError, Refused):
-            return None
-        self.generation = last[0]
-        return manifest
-
-    def _record_generation(self, manifest: Manifest) -> int:
-        import hashlib
-
-        digest = hashlib.sha256(manifest.text).hexdigest()
-        number = self.tools.ledger.add_generation(digest, str(manifest.path))
-        copy = self.tools.layout.generations / f"{number}.yaml"
-        if not copy.exists():
-            self.tools.files.write(copy, manifest.text)
-            self.tools.ledger.event("manifest", "Accepted", f"generation {number}")
-        return number
-
     # -- what the control API asks ----------------------------------------------------------------------------
 
     async def apply(self, path: Path, allow_empty: bool) -> int:
@@ -369,14 +290,10 @@ class Controller:
         """
         for ref in self.tools.ledger.troubles():
             self.tools.ledger.set_trouble(ref, None)
-        self._allow_empty = allow_empty
-        if path != self.path:
-            self.path, self.tools.base = path, path.parent
-            self._moved.set()
-        self._read = None
+        self.source.reread(path, allow_empty)
         self.wake()
         async with self.turned:
-            await self.turned.wait_for(lambda: self._read is not None and self.turns >= self._read_in)
+            await self.turned.wait_for(lambda: not self.source.unread and self.turns >= self._read_in)
         return self.turns
 
     def take_down(self, purge: bool) -> None:
@@ -398,9 +315,9 @@ class Controller:
             "format": "1.0",
             "controller": {"pid": os.getpid(), "mode": self.mode, "turn": self.turns},
             "manifest": {
-                "path": str(self.path),
-                "generation": self.generation,
-                "faults": [d.to_json() for d in self.faults],
+                "path": str(self.source.path),
+                "generation": self.source.generation,
+                "faults": [d.to_json() for d in self.source.faults],
             },
             "ready": bool(view and view.ready and not self.work),
             "settled": bool(view and not self.work and status.settled(view.world, view.plan)),
