@@ -72,7 +72,7 @@ async def control(path: Path, layout: Layout, effects: Effects, down: str = "") 
         ledger = Ledger.write(layout.ledger, effects)
         try:
             tools = tools_for(layout, path.parent, effects, ledger, KINDS)
-            controller = Controller(path, tools, KINDS)
+            controller = Controller(path, tools, KINDS, lock.held)
             tools.desired = controller.desired
             if down:
                 controller.take_down(purge=down == "purge")

@@ -57,7 +57,7 @@ class Place:
         from reconciler.manifest.read import read
 
         try:
-            values = read(self.manifest.read_bytes(), str(self.manifest)).values
+            values = read(self.manifest.read_bytes(), str(self.manifest)).values if self.manifest.is_file() else None
         except OSError:
             return None
         named = values.get("data_root") if isinstance(values, dict) else None

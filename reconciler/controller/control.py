@@ -34,12 +34,14 @@ async def serve(controller: Controller) -> None:
         server = await asyncio.start_unix_server(lambda r, w: _client(controller, r, w), path, limit=LINE_LIMIT)
     finally:
         os.umask(old)
+    mine = path.stat().st_ino
     try:
         async with server:
             await server.serve_forever()
     finally:
         with contextlib.suppress(OSError):
-            path.unlink()
+            if path.stat().st_ino == mine:  # else it is a successor's by now
+                path.unlink()
 
 
 async def _client(controller: Controller, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

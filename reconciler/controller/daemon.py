@@ -63,8 +63,9 @@ class Progress:
 class Controller:
     """One controller of one data root. `run` returns when it was told to stop, or when `down` is complete."""
 
-    def __init__(self, path: Path, tools: Tools, kinds: Mapping[str, Kind]) -> None:
-        self.tools, self.kinds = tools, kinds
+    def __init__(self, path: Path, tools: Tools, kinds: Mapping[str, Kind], entitled: Callable[[], bool]) -> None:
+        """`entitled` says whether the data root is still ours."""
+        self.tools, self.kinds, self._entitled = tools, kinds, entitled
         self.source = Source(path, tools, kinds)
         self.mode = "run"  # run | down | purge
         self.turns = 0
@@ -112,6 +113,9 @@ class Controller:
     async def _loop(self, group: asyncio.TaskGroup) -> None:
         while not self._stop.is_set():
             self._wake.clear()
+            if not self._entitled():
+                log.error("stopping: the data root was removed or replaced under us")
+                return
             try:
                 await self.turn(group)
             except Fault as fault:

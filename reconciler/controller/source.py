@@ -46,7 +46,7 @@ class Source:
     def read(self) -> bool:
         """Take the file over if it is right, otherwise keep the last good one; False where it has not changed."""
         try:
-            text: bytes | None = self.path.read_bytes()
+            text = self.path.read_bytes() if self.path.is_file() else None  # a pipe would block us for ever
         except OSError:
             text = None
         if self._seen == (text,):

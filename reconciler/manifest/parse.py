@@ -59,6 +59,8 @@ class Manifest:
 def load(path: Path) -> Manifest:
     """Read and check a manifest. Raises Refused with everything that is wrong with it."""
     try:
+        if path.exists() and not path.is_file():
+            raise Refused(f"{path} is not a file", hint="name the manifest with -f FILE")
         text = path.read_bytes()
     except FileNotFoundError:
         raise Refused(

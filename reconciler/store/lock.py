@@ -22,6 +22,7 @@ class RootLock:
     def __init__(self, layout: Layout, files: Files) -> None:
         self._layout, self._files = layout, files
         self._lock = FileLock(layout.lock, mode=0o600)
+        self._note = 0
 
     def acquire(self, manifest: str) -> None:
         """Take the lock and name its owner. Refused with exit code 4 when a living controller holds it."""
@@ -43,10 +44,19 @@ class RootLock:
         assert me is not None
         note = {"pid": me.pid, "start": me.start, "boot": me.boot, "since": time.time(), "manifest": manifest}
         self._files.write(self._layout.owner, json.dumps(note).encode())
+        self._note = self._layout.owner.stat().st_ino
+
+    def held(self) -> bool:
+        """Whether our note still lies there: somebody may have removed the data root, and the lock with it."""
+        try:
+            return self._layout.owner.stat().st_ino == self._note
+        except OSError:
+            return False
 
     def release(self) -> None:
-        with suppress(OSError):
-            self._layout.owner.unlink(missing_ok=True)
+        if self.held():  # else it is a successor's note by now
+            with suppress(OSError):
+                self._layout.owner.unlink(missing_ok=True)
         self._lock.release()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -19,7 +20,7 @@ from openai import NotFoundError, OpenAI
 from tests.e2e.conftest import ENGINE, manifest
 from tests.e2e.stage import Stage
 from tests.support.fileserver import FileServer
-from tests.support.processes import wait_until
+from tests.support.processes import alive, wait_until
 
 NO_INDEX = {
     "PIP_CONFIG_FILE": "/dev/null",
@@ -326,3 +327,36 @@ def test_a_download_that_cannot_fit_is_not_begun(stage: Stage, models: Path) -> 
         done = stage.run("apply", "--timeout", "15", code=1)
     assert "no room on the disk" in done.stderr
     assert "1.1 PB" in done.stderr or "1125.9 TB" in done.stderr
+
+
+def test_a_data_root_that_is_removed_while_it_runs_ends_its_controller_and_apply_starts_anew(hello: Stage) -> None:
+    old = (hello.controller, hello.gateway(), *hello.servers())
+    shutil.rmtree(hello.root)
+    hello.run("apply")
+    assert hello.ask()["choices"]
+    wait_until(lambda: not any(alive(pid) for pid in old), 15, "what belonged to the removed root still runs")
+    assert len(hello.servers()) == 1
+    assert not hello.strays()
+
+
+def test_two_applies_at_once_share_one_controller(stage: Stage) -> None:
+    stage.write(manifest(stage))
+    both = [stage.start("apply"), stage.start("apply")]
+    for process in both:
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, (out, err)
+    assert len(stage.servers()) == 1
+    assert not stage.strays()
+
+
+@pytest.mark.parametrize("what", ["folder", "link to nowhere", "pipe"])
+def test_a_manifest_that_is_no_file(stage: Stage, what: str) -> None:
+    if what == "folder":
+        stage.manifest.mkdir()
+    elif what == "pipe":
+        os.mkfifo(stage.manifest)
+    else:
+        stage.manifest.symlink_to("nowhere")
+    done = stage.run("apply", code=1, timeout=20)
+    assert "Traceback" not in done.stderr
+    assert "stack.yaml" in done.stderr
