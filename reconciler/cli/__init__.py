@@ -41,6 +41,17 @@ class Verbs(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
 
+    def main(self, *args: Any, **settings: Any) -> Any:
+        """As click's, but a wrong call exits with 1: 2 means that changes are pending."""
+        settings["standalone_mode"] = False
+        try:
+            return super().main(*args, **settings)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(int(Exit.ERROR))
+        except click.Abort:
+            sys.exit(130)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

@@ -72,3 +72,15 @@ def test_the_json_plan_is_the_published_form(stage: Stage) -> None:
     assert plan["format"] == "1.0"
     assert [c["symbol"] for c in plan["changes"]] == ["⇄", "+", "+", "+"]
     assert plan["changes"][-1]["actions"][0]["hold"] == "waits for model/chat"
+
+
+@pytest.mark.parametrize("call", [("plan", "--bogus"), ("bogus",), ("--dry-run", "plan"), ("logs",), ("-o", "xml")])
+def test_a_wrong_call_is_an_error_and_not_pending_changes(stage: Stage, call: tuple[str, ...]) -> None:
+    stage.write(manifest(stage))
+    done = stage.run(*call, code=1)
+    assert "Usage:" in done.stderr
+
+
+def test_help_and_version_are_no_errors(stage: Stage) -> None:
+    for call in (("-h",), ("plan", "--help"), ("--version",)):
+        assert stage.run(*call).stdout
