@@ -1,6 +1,6 @@
-"""Payload: which model does this body ask for?
+"""Payload: is this body a request, and for which model?
 
-PURE. The body is parsed to be judged and is then forwarded byte for byte; nothing is ever written back into it.
+PURE. The body is parsed to be judged; what goes on to the engine is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 from reconciler.gateway.errors import Refusal
 
 
-def model_name(body: bytes) -> str:
-    """The top-level `model` of a JSON object; raises `Refusal` 400 that names what is wrong."""
+def parse(body: bytes) -> dict[str, Any]:
+    """The JSON object, whose `model` is text; raises `Refusal` 400 that names what is wrong."""
     if not body:
         raise Refusal(400, "The request has no body; a JSON object with a model is needed", code="missing_body")
     try:
@@ -34,7 +34,7 @@ def model_name(body: bytes) -> str:
         raise Refusal(400, f"The field 'model' {state}", param="model", code="invalid_model")
     if _may_repeat_model(body) and _repeats_model(body):
         raise Refusal(400, "The field 'model' is given twice", param="model", code="invalid_model")
-    return name
+    return document
 
 
 def _may_repeat_model(body: bytes) -> bool:

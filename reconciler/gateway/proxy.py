@@ -1,8 +1,9 @@
 """Proxy: one request goes to one engine, and the engine's answer comes back as it is made.
 
-Bytes pass through: the body is forwarded unchanged, and each piece of the response is written as soon as it has
-been read. A client that goes away (cancellation) cuts the engine's connection at once. A stream that breaks ends with
-an error event, any other body with a cut connection; neither ever looks complete.
+Bytes pass through: the body is forwarded as it was handed over, and each piece of the response is written as soon as
+it has been read; only a gathered answer is put together first. A client that goes away (cancellation) cuts the
+engine's connection at once. A stream that breaks ends with an error event, any other body with a cut connection;
+neither ever looks complete.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from typing import NamedTuple
 
 from reconciler.gateway import errors
 from reconciler.gateway.errors import Refusal
+from reconciler.gateway.gather import Gathering
 from reconciler.gateway.log import log
 from reconciler.gateway.pool import Pool, Unreachable
-from reconciler.gateway.reply import Reply
+from reconciler.gateway.reply import JSON, Reply
 from reconciler.gateway.routes import Limits, Target
 from reconciler.gateway.upstream import Broken, Connection, Stalled
 
@@ -32,6 +34,7 @@ class Call(NamedTuple):
     content_type: str
     accept: str
     body: bytes
+    gather: bool = False  # the client wants a whole answer; the engine is asked for a stream
 
 
 class Proxy:
@@ -48,7 +51,7 @@ class Proxy:
         try:
             connection = await self._open(call, limits)
             try:
-                await _relay(connection, call.target, limits, reply)
+                await _relay(connection, call, limits, reply)
             finally:
                 connection.lane.give(connection)
         finally:
@@ -92,12 +95,16 @@ class Proxy:
             return connection
 
 
-async def _relay(connection: Connection, target: Target, limits: Limits, reply: Reply) -> None:
+async def _relay(connection: Connection, call: Call, limits: Limits, reply: Reply) -> None:
+    target = call.target
     if connection.status == 401:
         # The engine does not know the gateway's key: it is another process than the routes say. Not the client's fault.
         log("warning", "upstream-refused-key", target=target.label)
         raise errors.target_restarting(target.label)
     headers, length, is_events = _response_headers(connection, target)
+    if call.gather and is_events:
+        await _relay_gathered(connection, target, limits, reply)
+        return
     if connection.complete:
         reply.whole(connection.status, headers, await connection.read(0))
         return
@@ -109,6 +116,23 @@ async def _relay(connection: Connection, target: Target, limits: Limits, reply: 
     except (Broken, Stalled) as error:
         log("warning", "upstream-cut", target=target.label, reason=error)
         reply.abort()
+
+
+async def _relay_gathered(connection: Connection, target: Target, limits: Limits, reply: Reply) -> None:
+    """Nothing is written before the answer is whole, so that a break can still be told by a status."""
+    gathering = Gathering()
+    try:
+        while data := await connection.read(limits.idle_seconds):
+            gathering.feed(data)
+        if not gathering.complete:
+            raise Broken("the stream ended without its end")
+    except Stalled:
+        raise errors.target_silent(target.label, limits.idle_seconds) from None
+    except (Broken, ValueError) as error:
+        log("warning", "upstream-broken", target=target.label, reason=error)
+        raise errors.target_broke(target.label, str(error)) from None
+    status, body = gathering.result()
+    reply.whole(status, JSON + b"x-reconciler-target: %b\r\n" % target.label.encode(), body)
 
 
 async def _relay_body(

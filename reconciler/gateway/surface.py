@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from reconciler import __version__
-from reconciler.gateway import errors, guards, payload
+from reconciler.gateway import errors, gather, guards, payload
 from reconciler.gateway.errors import Refusal
 from reconciler.gateway.listener import read_body
 from reconciler.gateway.live import LiveRoutes
@@ -73,7 +73,8 @@ class Surface:
         if encoding is not None and encoding.lower() != "identity":
             raise Refusal(415, "Send the body without Content-Encoding", code="unsupported_encoding")
         body = await read_body(request, routes.limits)
-        name = payload.model_name(body)
+        document = payload.parse(body)
+        name = document["model"]
         # A long upload may outlive the routes that it began under.
         routes = self._live.routes
         model = match(routes, name)
@@ -86,12 +87,14 @@ class Surface:
             )
         if model.target is None:
             raise errors.model_not_ready(name, model.reason)
+        streamed = gather.as_stream(inner, document)
         call = Call(
             target=model.target,
             path=_FORWARDED[inner],
             content_type=headers.get("Content-Type", ""),
             accept=headers.get("Accept", ""),
-            body=body,
+            body=body if streamed is None else streamed,
+            gather=streamed is not None,
         )
         await self._proxy.carry(call, routes.limits, reply)
 

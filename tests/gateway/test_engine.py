@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 
@@ -151,6 +152,58 @@ async def test_a_client_that_goes_frees_the_slot(served: Gateway, engines: dict[
         began = time.monotonic()
         await asyncio.to_thread(wait_until, lambda: not engine.busy(), 2.0, "the slot is free")
         assert time.monotonic() - began < 2
+
+
+async def test_a_client_that_goes_frees_the_slot_of_a_whole_answer_too(
+    served: Gateway, engines: dict[str, Engine]
+) -> None:
+    engine = engines["endless"]
+    body = {"model": "endless", "messages": MESSAGES, "max_tokens": 4000, "ignore_eos": True}
+    async with client(served) as api:
+        asking = asyncio.create_task(api.post("/chat/completions", body=body, cast_to=object))
+        await asyncio.to_thread(wait_until, engine.busy, 5.0, "the engine is at work")
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await asyncio.to_thread(wait_until, lambda: not engine.busy(), 2.0, "the slot is free")
+
+
+ALIKE: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/chat/completions", {"messages": MESSAGES}),
+    ("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 3, "stream": False}),
+    ("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 0}),
+    ("/v1/chat/completions", {"messages": MESSAGES, "stop": ["stands"]}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "ünïcode 🌍"}], "seed": 7}),
+    ("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 3, "logprobs": True}),  # goes as it is
+    ("/v1/chat/completions", {"messages": "nonsense"}),
+    ("/v1/chat/completions", {"messages": MESSAGES, "temperature": "hot"}),
+    ("/v1/completions", {"prompt": "x", "max_tokens": 4}),
+    ("/v1/completions", {"prompt": ["x", "y"], "max_tokens": 2}),  # goes as it is
+    ("/v1/completions", {"prompt": "x" * 9000, "max_tokens": 4}),  # longer than the context
+]
+
+
+@pytest.mark.parametrize(("path", "more"), ALIKE)
+async def test_whole_answers_are_what_the_engine_itself_says(
+    served: Gateway, engines: dict[str, Engine], path: str, more: dict[str, Any]
+) -> None:
+    """The same request to the engine and through the gateway: the same status and the same JSON."""
+    body = {"model": "chat", "temperature": 0, "cache_prompt": False, **more}
+    async with httpx2.AsyncClient(timeout=20) as http:
+        direct = await http.post(
+            f"http://127.0.0.1:{engines['chat'].port}{path}", json=body, headers={"Authorization": f"Bearer {KEY}"}
+        )
+        through = await http.post(f"{served.base}{path}", json=body)
+    assert through.status_code == direct.status_code
+    assert through.headers["content-type"].partition(";")[0] == direct.headers["content-type"].partition(";")[0]
+
+    def essence(answer: dict[str, Any]) -> dict[str, Any]:
+        for passing in ("id", "created", "timings"):
+            answer.pop(passing, None)
+        return answer
+
+    assert essence(through.json()) == essence(direct.json())
+    assert set(through.json()) == set(direct.json())
 
 
 async def test_an_engine_killed_in_the_middle(served: Gateway, engines: dict[str, Engine], tmp_path: Path) -> None:

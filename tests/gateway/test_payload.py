@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.gateway.errors import Refusal
-from reconciler.gateway.payload import model_name
+from reconciler.gateway.payload import parse
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ from reconciler.gateway.payload import model_name
 )
 def test_what_is_wrong_is_named(body: bytes, code: str, param: str | None) -> None:
     with pytest.raises(Refusal) as caught:
-        model_name(body)
+        parse(body)
     assert (caught.value.status, caught.value.code, caught.value.param) == (400, code, param)
 
 
@@ -55,13 +55,13 @@ def test_what_is_wrong_is_named(body: bytes, code: str, param: str | None) -> No
     ],
 )
 def test_the_top_level_model_counts(body: bytes) -> None:
-    assert model_name(body) == "a"
+    assert parse(body)["model"] == "a"
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
 def test_no_bytes_make_it_fail_otherwise(body: bytes) -> None:
     try:
-        name = model_name(body)
+        name = parse(body)["model"]
     except Refusal as refusal:
         assert refusal.status == 400  # noqa: PT017 - any refusal will do, but nothing else
     else:

@@ -18,7 +18,7 @@ from tests.gateway.harness import EVENTS_HEAD, Asked, Gateway, chunk, model, raw
 from tests.support.processes import wait_until
 
 MakeGateway = Callable[..., Gateway]
-CHAT = b'{"model":"chat"}'
+CHAT = b'{"model":"chat","stream":true}'
 
 
 def test_state_and_control_socket(make_gateway: MakeGateway) -> None:

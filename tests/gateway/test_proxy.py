@@ -28,7 +28,7 @@ from tests.gateway.harness import (
     target,
 )
 
-CHAT = b'{"model":"chat","messages":[{"role":"user","content":"hi"}]}'
+CHAT = b'{"model":"chat","messages":[{"role":"user","content":"hi"}],"stream":true}'
 Script = Callable[[Asked, StreamWriter], Awaitable[bool | None]]
 
 
