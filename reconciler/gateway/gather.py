@@ -18,6 +18,7 @@ _SAMPLING = frozenset(
         "user", "metadata",
     )
 )  # fmt: skip
+_ASK_FOR_STREAM = b',"stream":true,"stream_options":{"include_usage":true}}'
 _FIELDS = {
     "/chat/completions": _SAMPLING
     | {"model", "messages", "stream", "response_format", "reasoning_effort", "chat_template_kwargs"},
@@ -25,15 +26,20 @@ _FIELDS = {
 }
 
 
-def as_stream(path: str, document: dict[str, Any]) -> bytes | None:
-    """The body that asks for the same as a stream; None where the request is to go as it is."""
+def as_stream(path: str, document: dict[str, Any], body: bytes) -> bytes | None:
+    """The body that asks for the same as a stream; None where the request is to go as it is.
+
+    `document` is what `body` says: an object with at least a model.
+    """
     known = _FIELDS.get(path)
     if known is None or document.get("stream") or not document.keys() <= known:
         return None
     if path == "/completions" and not isinstance(document.get("prompt"), str):
         return None  # several prompts make several answers
-    streamed = {**document, "stream": True, "stream_options": {"include_usage": True}}
-    return json.dumps(streamed, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    if "stream" in document:
+        document = {key: value for key, value in document.items() if key != "stream"}
+        body = json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return body.rstrip()[:-1] + _ASK_FOR_STREAM
 
 
 class Gathering:

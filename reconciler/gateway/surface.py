@@ -87,7 +87,7 @@ class Surface:
             )
         if model.target is None:
             raise errors.model_not_ready(name, model.reason)
-        streamed = gather.as_stream(inner, document)
+        streamed = gather.as_stream(inner, document, body)
         call = Call(
             target=model.target,
             path=_FORWARDED[inner],

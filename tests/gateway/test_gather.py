@@ -85,11 +85,15 @@ def test_what_no_completion_streams_is_refused(event: bytes) -> None:
     ],
 )
 def test_what_a_stream_might_say_differently_goes_as_it_is(path: str, document: dict[str, Any]) -> None:
-    assert as_stream(path, {"model": "m", **document}) is None
+    document = {"model": "m", **document}
+    assert as_stream(path, document, json.dumps(document).encode()) is None
 
 
-def test_a_plain_request_is_asked_for_as_a_stream_and_otherwise_unchanged() -> None:
-    document = {"model": "m", "messages": [{"role": "user", "content": "ü"}], "temperature": 0.1, "stream": False}
-    body = as_stream(CHAT, document)
+@pytest.mark.parametrize("more", [{}, {"stream": False}, {"stream": None}])
+@pytest.mark.parametrize("space", ["", " \n\t\r"])
+def test_a_plain_request_is_asked_for_as_a_stream_and_otherwise_unchanged(more: dict[str, Any], space: str) -> None:
+    document = {"model": "m", "messages": [{"role": "user", "content": "ü }"}], "temperature": 0.1, **more}
+    body = as_stream(CHAT, document, (space + json.dumps(document, ensure_ascii=False) + space).encode())
     assert body is not None
     assert json.loads(body) == {**document, "stream": True, "stream_options": {"include_usage": True}}
+    assert body.count(b'"stream"') == 1
