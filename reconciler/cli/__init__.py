@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from typing import Any
 
@@ -44,6 +45,7 @@ class Verbs(click.Group):
     def main(self, *args: Any, **settings: Any) -> Any:
         """As click's, but a wrong call exits with 1: 2 means that changes are pending."""
         settings["standalone_mode"] = False
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             return super().main(*args, **settings)
         except click.ClickException as error:
@@ -51,6 +53,9 @@ class Verbs(click.Group):
             sys.exit(int(Exit.ERROR))
         except click.Abort:
             sys.exit(130)
+        finally:
+            # From here on only the interpreter shuts down: Ctrl-C now must not make a finished command look cut off.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from reconciler.core.diagnostics import FaultClass, Where
 from reconciler.core.ids import Ref
 
 
-class Spec(Protocol):
-    """A frozen dataclass of plain values with every default filled in; its digest is its identity."""
-
-    @property
-    def digest(self) -> str: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """One resource that the manifest asks for. `needs` names what must be there first."""
+    """One resource that the manifest asks for. `needs` names what must be there first.
+
+    `spec` is the kind's own frozen dataclass of plain values, every default filled in; its digest is its identity.
+    """
 
     ref: Ref
     spec: Any
@@ -84,7 +80,6 @@ class HostFacts:
 
     memory_total: int = 0
     memory_available: int = 0
-    disk_free: int = 0
 
 
 @dataclass(frozen=True, slots=True)

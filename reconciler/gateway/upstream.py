@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from reconciler.gateway.pool import Lane
 
 HIGH_WATER = 256 * 1024
-LOW_WATER = 64 * 1024
 HEAD_LIMIT = 64 * 1024
 
 

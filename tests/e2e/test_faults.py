@@ -176,7 +176,8 @@ def test_ctrl_c_at_any_moment_of_apply_then_apply_again(stage: Stage, moment: fl
     time.sleep(moment)
     first.send_signal(signal.SIGINT)
     out, err = first.communicate(timeout=30)
-    assert first.returncode in (0, 130), (first.returncode, out, err)
+    # Before the command line is loaded the signal itself ends it, for which a shell says 130, too.
+    assert first.returncode in (0, 130, -signal.SIGINT), (first.returncode, out, err)
     assert "Traceback" not in err
     stage.run("apply")
     assert stage.ask()["choices"][0]["message"]["content"] == "Hello from a tiny model."
