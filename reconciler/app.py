@@ -5,25 +5,34 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from reconciler.controller.turn import View, look
+from reconciler.controller.binding import Planned, planned
+from reconciler.controller.turn import View, Wanted, look, wanted_of
+from reconciler.core.diagnostics import Diagnostic, Refused
 from reconciler.core.ids import Ref
-from reconciler.core.state import Declared
+from reconciler.core.status import stamp
 from reconciler.host.effects import Denied, Effects
 from reconciler.host.fetch import Fetch
 from reconciler.host.files import Files
 from reconciler.host.layout import Layout
 from reconciler.host.process import Processes
 from reconciler.kinds.base import Kind, Tools
-from reconciler.kinds.engine.io import python_tag
 from reconciler.kinds.registry import KINDS
-from reconciler.manifest.parse import Manifest
-from reconciler.manifest.resolve import resolve
+from reconciler.manifest.reading import reading
 from reconciler.store.blobs import Blobs
+from reconciler.store.generations import Generation, Generations
 from reconciler.store.ledger import Ledger
+
+if TYPE_CHECKING:
+    from reconciler.controller.daemon import Controller
+    from reconciler.controller.recovery import Rebuilt
+    from reconciler.store.lock import RootLock
 
 
 def tools_for(layout: Layout, base: Path, effects: Effects, ledger: Ledger, kinds: Mapping[str, Kind]) -> Tools:
@@ -52,35 +61,116 @@ def tools_for(layout: Layout, base: Path, effects: Effects, ledger: Ledger, kind
     return tools
 
 
-def preview(manifest: Manifest | None, layout: Layout, purge: bool = False) -> View:
-    """Look and plan without any effect, with or without a controller running."""
-    base = manifest.path.parent if manifest else Path.cwd()
-    desired: Mapping[Ref, Declared] = resolve(manifest, python_tag()) if manifest else {}
+@contextmanager
+def looking(layout: Layout, base: Path) -> Iterator[Tools]:
+    """Tools that cannot change anything, with or without a controller running."""
     with Ledger.read(layout.ledger) as ledger:
-        return look(desired, tools_for(layout, base, Denied(), ledger, KINDS), KINDS, purge)
+        yield tools_for(layout, base, Denied(), ledger, KINDS)
 
 
-async def control(path: Path, layout: Layout, effects: Effects, down: str = "") -> None:
-    """Be the controller: take the lock, open the ledger, run. `down` (`down` or `purge`) only takes things down."""
-    from reconciler.controller.control import serve
-    from reconciler.controller.daemon import Controller
+def preview(path: Path, layout: Layout, targets: frozenset[Ref] = frozenset()) -> Planned:
+    """Read a manifest, look and plan, without any effect. Raises Refused."""
+    with looking(layout, path.parent) as tools:
+        return planned(path, targets, tools, KINDS)
+
+
+def conditions(path: Path, layout: Layout) -> tuple[View, Generation | None, tuple[Diagnostic, ...]]:
+    """(what a look gives, the generation in force, what is wrong with the manifest), without any effect."""
+    faults: tuple[Diagnostic, ...] = ()
+    wanted = Wanted()
+    try:
+        wanted = wanted_of(reading(path))
+    except Refused as refused:
+        faults = refused.diagnostics
+    with looking(layout, path.parent) as tools:
+        view = look(wanted, tools, KINDS)
+        generations = Generations(layout, tools.files, tools.ledger)
+        now = generations.get(generations.current)
+        found = stamp(view.conditions, tools.ledger.conditions(), view.world.now, now.number if now else 0)
+        return replace(view, conditions=found), now, faults
+
+
+async def control(path: Path, layout: Layout, effects: Effects, mode: str = "run") -> None:
+    """Be the controller: take the lock, open the ledger, run. `mode` `down` or `purge` only takes things down."""
+    async with _controller(path, layout, effects) as controller:
+        from reconciler.controller.control import serve
+
+        controller.mode = mode
+        await controller.run(serve)
+
+
+async def lock_alone(path: Path, layout: Layout, refs: list[Ref] | None) -> dict[str, Any]:
+    """Pin sources where no controller runs. Raises Refused."""
+    async with _controller(path, layout, Effects()) as controller:
+        controller.mode = "lock"
+        controller.source.peek()
+
+        answer: dict[str, Any] | Refused = {}
+
+        async def work(_: Controller) -> None:
+            nonlocal answer
+            try:
+                answer = await controller.lock(refs)
+            except Refused as refused:
+                answer = refused
+            controller.stop()
+
+        await controller.run(work)
+        if isinstance(answer, Refused):
+            raise answer
+        return answer
+
+
+async def rebuild(path: Path, layout: Layout) -> Rebuilt:
+    """Set the ledger aside and make it again from disk and process table. Raises Refused while a controller runs."""
+    from reconciler.controller import recovery
+
+    files = Files(Effects())
+    with _root(path, layout, files):
+        stamp_ = time.strftime("%Y%m%d-%H%M%S")
+        for name in ("", "-wal", "-shm"):
+            part = layout.ledger.with_name(layout.ledger.name + name)
+            if part.exists():
+                files.move(part, layout.ledger.with_name(f"{layout.ledger.name}.lost-{stamp_}{name}"))
+        ledger = Ledger.write(layout.ledger, files.effects)
+        try:
+            tools = tools_for(layout, path.parent, files.effects, ledger, KINDS)
+            found = await recovery.rebuild(tools, KINDS, Generations(layout, files, ledger))
+            with suppress(Refused):
+                for key, facts in reading(path).lock.pins.items():
+                    ledger.pin(key, facts)
+            good, damaged = recovery.prove_artifacts(tools)
+            return replace(found, artifacts=good, damaged=damaged)
+        finally:
+            ledger.close()
+
+
+@contextmanager
+def _root(path: Path, layout: Layout, files: Files) -> Iterator[RootLock]:
+    """Hold the data root."""
     from reconciler.store.lock import RootLock
 
-    lock = RootLock(layout, Files(effects))
+    lock = RootLock(layout, files)
     lock.acquire(str(path))
     try:
+        yield lock
+    finally:
+        lock.release()
+
+
+@asynccontextmanager
+async def _controller(path: Path, layout: Layout, effects: Effects) -> AsyncIterator[Controller]:
+    from reconciler.controller.daemon import Controller
+
+    with _root(path, layout, Files(effects)) as lock:
         ledger = Ledger.write(layout.ledger, effects)
         try:
             tools = tools_for(layout, path.parent, effects, ledger, KINDS)
             controller = Controller(path, tools, KINDS, lock.held)
             tools.desired = controller.desired
-            if down:
-                controller.take_down(purge=down == "purge")
-            await controller.run(serve)
+            yield controller
         finally:
             ledger.close()
-    finally:
-        lock.release()
 
 
 def log_to_stderr(verbose: bool) -> None:

@@ -1,14 +1,23 @@
-"""A client of the controller's control API, as the command line uses it. Blocking, standard library only."""
+"""A client of the controller's control API, as the command line uses it. Blocking, standard library only.
+
+    with Client(Layout(Path("state"))) as client:
+        print(client.status()["ready"])
+
+What the controller refuses is raised as Refused, with its diagnostics and exit code.
+"""
 
 from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from reconciler.core.diagnostics import Diagnostic, Exit, Refused
 from reconciler.host.layout import Layout
+
+API = 1
 
 
 class NoController(Exception):
@@ -44,9 +53,52 @@ class Client:
         """The snapshot of everything."""
         return self._ask("status")
 
-    def apply(self, manifest: Path, *, allow_empty: bool = False) -> dict[str, Any]:
-        """Have the manifest read now → the snapshot of the turn that read it, with its number as `turn`."""
-        return self._ask("apply", manifest=str(manifest), allow_empty=allow_empty)
+    def plan(self, manifest: Path) -> dict[str, Any]:
+        """What applying the manifest would do now; changes nothing."""
+        return self._ask("plan", manifest=str(manifest))
+
+    def apply(
+        self,
+        manifest: Path,
+        *,
+        allow_empty: bool = False,
+        targets: Iterable[str] = (),
+        locked: bool = False,
+        confirm_within: float = 0.0,
+        binding: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Have the manifest taken over now → the snapshot of the turn that did, with its number as `turn`.
+
+        `targets` are resources (`server/chat`) to limit it to; `confirm_within` seconds after which the generation
+        before comes back; `binding` what a saved plan was made from.
+        """
+        return self._ask(
+            "apply",
+            manifest=str(manifest),
+            allow_empty=allow_empty,
+            targets=sorted(targets),
+            locked=locked,
+            confirm_within=confirm_within,
+            binding=binding,
+        )
+
+    def rollback(self, generation: int | None = None) -> dict[str, Any]:
+        """Put an earlier generation in force (None: the last good one before) → as `apply` does."""
+        return self._ask("rollback", generation=generation)
+
+    def confirm(self) -> int:
+        """Keep the generation that was applied with `confirm_within` → its number."""
+        return int(self._ask("confirm")["confirmed"])
+
+    def lock(self, upgrade: Iterable[str] | None = None) -> dict[str, Any]:
+        """Pin what is not pinned; look anew at what `upgrade` names (empty: at everything). Has no time limit."""
+        self._socket.settimeout(None)
+        return self._ask("lock", upgrade=list(upgrade) if upgrade is not None else None)
+
+    def ensure_ready(self, model: str, timeout: float = 600.0) -> dict[str, Any]:
+        """Wait (seconds) until the model that clients call so can be asked → `ready` and its conditions."""
+        self._socket.settimeout(timeout + 10.0)
+        return self._ask("ensure_ready", model=model, timeout=timeout)
 
     def shutdown(self) -> dict[str, Any]:
         """Stop the controller; workloads go on."""
@@ -56,13 +108,17 @@ class Client:
         """Snapshots and events as they come; ends when the controller does."""
         return self._stream("follow")
 
+    def events(self, after: int = 0) -> Iterator[dict[str, Any]]:
+        """Events with a sequence number above `after`, and then those to come."""
+        return self._stream("events", after=after)
+
     def down(self, *, purge: bool) -> Iterator[dict[str, Any]]:
         """Stop everything that is owned, then the controller; yields as `follow` does."""
         return self._stream("down", purge=purge)
 
     def _send(self, method: str, **values: Any) -> None:
         try:
-            self._socket.sendall(json.dumps({"method": method, **values}).encode() + b"\n")
+            self._socket.sendall(json.dumps({"api": API, "method": method, **values}).encode() + b"\n")
         except OSError as error:
             raise NoController(str(error)) from error
 
@@ -79,10 +135,18 @@ class Client:
         answer = self._line()
         if answer is None:
             raise NoController("it went away without an answer")
-        return answer
+        return _value(answer)
 
     def _stream(self, method: str, **values: Any) -> Iterator[dict[str, Any]]:
         self._send(method, **values)
         self._socket.settimeout(None)
         while (message := self._line()) is not None:
-            yield message
+            yield _value(message)
+
+
+def _value(answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer, unless it says that the request was refused."""
+    if "error" not in answer:
+        return answer
+    found = [Diagnostic.from_json(d) for d in answer.get("diagnostics", ())]
+    raise Refused(found or str(answer["error"]), exit_code=Exit(answer.get("exit_code", Exit.ERROR)))

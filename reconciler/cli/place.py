@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from reconciler.core.diagnostics import Refused
+from reconciler.core.ids import Ref
 from reconciler.host.layout import Layout
 
 if TYPE_CHECKING:
@@ -34,6 +37,13 @@ class Place:
     @property
     def json(self) -> bool:
         return self.output == "json"
+
+    def refs(self, names: Iterable[str]) -> frozenset[Ref]:
+        """Resources by name. Raises Refused for what is not one."""
+        try:
+            return frozenset(Ref.parse(name) for name in names)
+        except ValueError as error:
+            raise Refused(str(error)) from error
 
     def load(self) -> Manifest:
         """Read and check the manifest. Raises Refused."""
@@ -62,6 +72,27 @@ class Place:
             return None
         named = values.get("data_root") if isinstance(values, dict) else None
         return named if isinstance(named, str) else None
+
+
+class Seconds(click.ParamType[float]):
+    """`30s`, `5m`, `1h`, or a bare number of seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a time; write 30s, 5m or 1h", param, ctx)
+        return float(match[1]) * {"ms": 0.001, "m": 60.0, "h": 3600.0}.get(match[2], 1.0)
+
+
+SECONDS = Seconds()
+
+
+def targets(function: F) -> F:
+    """The option that limits a plan to some resources."""
+    text = "Only this resource and what it needs (kind/name); may be given again."
+    return click.option("--target", multiple=True, metavar="REF", help=text)(function)
 
 
 def common(function: F, file: tuple[str, ...] = ("-f", "--file")) -> F:

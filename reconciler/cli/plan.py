@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 
 import click
 
 from reconciler.app import preview
-from reconciler.cli.place import Place, verb
+from reconciler.cli.place import Place, targets, verb
 from reconciler.cli.render import plan_lines, show_json
-from reconciler.core.diagnostics import Exit
+from reconciler.core.diagnostics import Exit, Refused
 
 
+@click.option("--all", "everything", is_flag=True, help="Show what stays as it is, too.")
+@click.option("--all-drift", is_flag=True, help="Show drift that is left so, too.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan, for `apply FILE`.")
+@targets
 @verb("plan")
-def command(place: Place) -> None:
-    manifest = place.load()
-    view = preview(manifest, place.layout(manifest))
+def command(
+    place: Place,
+    target: tuple[str, ...] = (),
+    everything: bool = False,
+    all_drift: bool = False,
+    out: Path | None = None,
+) -> None:
+    layout = place.layout(place.load())
+    made = preview(place.manifest, layout, place.refs(target))
+    plan = made.view.plan
+    if out is not None:
+        try:
+            out.write_text(json.dumps({**made.to_json(), "data_root": str(layout.root)}, indent=2) + "\n")
+        except OSError as error:
+            raise Refused(f"{out} cannot be written: {error.strerror}") from error
     if place.json:
-        show_json({**view.plan.to_json(), "manifest": str(manifest.path)})
+        show_json(made.to_json())
     else:
-        click.echo("\n".join(plan_lines(view.plan)))
-    sys.exit(int(Exit.DONE if view.plan.empty else Exit.PENDING))
+        click.echo("\n".join(plan_lines(plan, everything=everything, drift=all_drift)))
+        if out is not None:
+            click.echo(f"saved: `reconcile apply {out}` carries it out while nothing has moved")
+    sys.exit(int(Exit.DENIED if plan.denied else Exit.DONE if plan.empty else Exit.PENDING))

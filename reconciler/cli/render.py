@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from reconciler.client import NoController
 from reconciler.core.diagnostics import Diagnostic, Exit, Fault, Refused
-from reconciler.core.plan import Change, Op, Plan, summary
+from reconciler.core.plan import Change, FieldChange, Op, Plan, summary
 
 COLOURS = {
     Op.CREATE: "green",
@@ -52,11 +54,19 @@ def show_diagnostic(diagnostic: Diagnostic) -> None:
         click.echo(f"    {click.style('hint:', fg='cyan')} {diagnostic.hint}", err=True)
 
 
-def plan_lines(plan: Plan) -> list[str]:
-    """The plan as lines: a change with its reason, what differs, the steps; and the footer."""
+def plan_lines(plan: Plan, everything: bool = False, drift: bool = False) -> list[str]:
+    """The plan as lines: a change with its reason, what differs, the steps; and the footer.
+
+    With `everything` what stays as it is, too; with `drift` what moved in the world and is left so.
+    """
     lines = []
     for change in plan.changes:
         lines += _change_lines(change)
+    for same in plan.same if everything else ():
+        where = click.style(f"  {same.where}", dim=True) if same.where else ""
+        lines.append(f"    {same.ref}  as it should be{where}")
+    for left in plan.drift if drift else ():
+        lines.append(f"  ≠ {click.style(str(left.ref), bold=True)}  {left.reason}; it is left so")
     for warning in plan.warnings:
         lines.append(f"  ! {warning.path}: {warning.summary}")
     return [*lines, "", f"{summary(plan)}"]
@@ -66,11 +76,29 @@ def _change_lines(change: Change) -> list[str]:
     symbol = click.style(change.op.symbol, fg=COLOURS.get(change.op), bold=True)
     where = click.style(f"  {change.where}", dim=True) if change.where else ""
     lines = [f"  {symbol} {click.style(str(change.ref), bold=True)}  {change.reason}{where}"]
-    lines += [f"      {f.path}: {_value(f.before)} → {_value(f.after)}" for f in change.fields]
+    lines += [f"      {field_line(f)}" for f in change.fields]
     lines += [f"      · {a.text}" + (f" ({a.hold})" if a.hold else "") for a in change.actions]
     if change.price.downtime:
         lines.append(f"      {click.style('downtime:', fg='yellow')} {change.price.downtime}")
+    if change.price.clients:
+        lines.append(f"      {click.style('no longer answered:', fg='yellow')} {', '.join(change.price.clients)}")
     return lines
+
+
+def field_line(field: FieldChange) -> str:
+    return f"{field.path}: {_value(field.before)} → {_value(field.after)}"
+
+
+def moment(at: float) -> str:
+    """A Unix time as people here write it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """A plain table; the last column is not padded."""
+    widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head) - 1)]
+    lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]) for row in [head, *rows]]
+    return [click.style(lines[0], dim=True), *lines[1:]]
 
 
 def _value(value: Any) -> str:
@@ -92,10 +120,19 @@ def status_lines(snapshot: dict[str, Any], controller: bool) -> list[str]:
         place = f"{where.get('file')}:{where.get('line')}:{where.get('column')}: " if where else ""
         text = f"manifest rejected, the last good one stays: {place}{fault['summary']}"
         lines.append(click.style(text, fg="red") + (f" ({fault['hint']})" if fault["hint"] else ""))
-    generation = snapshot["manifest"]["generation"]
+    manifest = snapshot["manifest"]
+    generation = manifest["generation"]
+    if manifest["held_back"]:
+        lines.append(f"gone back to generation {generation}; it stays until the manifest changes or is applied again")
+    if manifest["targets"]:
+        names, more = ", ".join(manifest["targets"]), snapshot["outside_targets"]
+        lines.append(f"only {names} was applied ({more} more changes wait for `reconcile apply` without --target)")
+    if manifest["confirm_by"]:
+        left = max(0, int(manifest["confirm_by"] - time.time()))
+        lines.append(f"not confirmed: the generation before comes back in {left} s unless `reconcile confirm`")
     if controller:
         pid = snapshot["controller"]["pid"]
-        lines.append(f"controller: pid {pid}, generation {generation} of {snapshot['manifest']['path']}")
+        lines.append(f"controller: pid {pid}, generation {generation} of {manifest['path']}")
     else:
         lines.append("controller: none is running; `reconcile apply` starts one")
     return lines

@@ -2,48 +2,70 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from typing import Any
 
 import click
 
-from reconciler.app import preview
-from reconciler.cli.place import Place, verb
-from reconciler.cli.render import show_json, status_lines
+from reconciler.app import conditions
+from reconciler.cli.place import SECONDS, Place, verb
+from reconciler.cli.render import exit_for, show_json, status_lines
 from reconciler.client import Client, NoController
 from reconciler.core import status
-from reconciler.core.diagnostics import Diagnostic, Refused
+from reconciler.core.diagnostics import Exit
 from reconciler.host.layout import Layout
 
 
+@click.option("--wait", "until", type=click.Choice(["ready"]), help="Wait for that, and exit with 0 once it is so.")
+@click.option("--timeout", type=SECONDS, metavar="TIME", help="With --wait: at most this long.  [default: for ever]")
 @verb("status")
-def command(place: Place) -> None:
+def command(place: Place, until: str | None, timeout: float | None) -> None:
     layout = place.layout()
+    deadline = time.monotonic() + timeout if timeout is not None else None
     try:
         with Client(layout) as client:
             snapshot, controller = client.status(), True
+            if until and not snapshot["ready"]:
+                snapshot = _await(client, deadline)
     except NoController:
         snapshot, controller = _offline(place, layout), False
     if place.json:
         show_json(snapshot)
     else:
         click.echo("\n".join(status_lines(snapshot, controller)))
+    sys.exit(int(exit_for(snapshot) if until else Exit.DONE))
+
+
+def _await(client: Client, deadline: float | None) -> dict[str, Any]:
+    """Follow until everything is ready or time is up → the last snapshot."""
+    last: dict[str, Any] = {}
+    for message in client.follow():
+        if message["type"] == "status":
+            last = message
+        if last["ready"] or (deadline is not None and time.monotonic() >= deadline):
+            break
+    return last
 
 
 def _offline(place: Place, layout: Layout) -> dict[str, Any]:
     """The same snapshot from disk and process table, when no controller runs."""
-    faults: tuple[Diagnostic, ...] = ()
-    manifest = None
-    try:
-        manifest = place.load()
-    except Refused as refused:
-        faults = refused.diagnostics
-    view = preview(manifest, layout)
+    view, now, faults = conditions(place.manifest, layout)
     return {
         "format": "1.0",
         "controller": None,
-        "manifest": {"path": str(place.manifest), "generation": 0, "faults": [d.to_json() for d in faults]},
+        "manifest": {
+            "path": str(place.manifest),
+            "generation": now.number if now is not None else 0,
+            "state": now.state if now is not None else "",
+            "targets": list(now.targets) if now is not None else [],
+            "held_back": False,
+            "confirm_by": None,
+            "faults": [d.to_json() for d in faults],
+        },
         "ready": view.ready and not faults,
         "settled": True,
+        "outside_targets": view.plan.outside,
         "resources": status.to_json(view.conditions),
         "working": {},
         "progress": {},

@@ -21,18 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.controller import recovery
-from reconciler.controller.source import Source
-from reconciler.controller.turn import View, look
+from reconciler.controller.binding import planned
+from reconciler.controller.source import Ask, Source
+from reconciler.controller.turn import View, Wanted, look
 from reconciler.core import planner, status
-from reconciler.core.diagnostics import Fault, FaultClass
+from reconciler.core.diagnostics import Fault, FaultClass, Refused
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Action, Change, Op, Phase
 from reconciler.core.retry import next_try
 from reconciler.core.state import Declared, Trouble
+from reconciler.core.status import Condition, stamp
 from reconciler.host.process import alive
 from reconciler.kinds.base import Kind, Supervised, Tools
-from reconciler.kinds.engine.io import python_tag
-from reconciler.manifest.resolve import resolve
+from reconciler.manifest.reading import sources_of
 from reconciler.store.ledger import ProcessRow
 from reconciler.supervise.actor import Watched, watch
 from reconciler.supervise.logs import rotate
@@ -48,7 +49,7 @@ class Work:
     """An action being carried out."""
 
     action: Action
-    digest: str
+    attempt: str
     task: asyncio.Task[None]
 
 
@@ -67,13 +68,16 @@ class Controller:
         """`entitled` says whether the data root is still ours."""
         self.tools, self.kinds, self._entitled = tools, kinds, entitled
         self.source = Source(path, tools, kinds)
-        self.mode = "run"  # run | down | purge
-        self.turns = 0
+        self.mode = "run"  # run | down | purge | lock
+        self.begun = 0  # turns that have begun
+        self.turns = 0  # the last one that is complete
         self.view: View | None = None
         self.work: dict[Ref, Work] = {}
         self.progress: dict[Ref, Progress] = {}
         self.turned = asyncio.Condition()
-        self._read_in = 0  # the turn that read the manifest last
+        self.demands: dict[Ref, Action] = {}  # what a person asked for beyond the plan
+        self.failed: dict[Ref, Fault] = {}  # of those
+        self.told: dict[Ref, tuple[Condition, ...]] = dict(tools.ledger.conditions())
         self._ended: set[Ref] = set()  # resources whose work ended during this turn's look
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
@@ -89,7 +93,7 @@ class Controller:
             loop.add_signal_handler(number, self.stop)
         self.tools.progress = self._note_progress
         self.tools.ledger.on_event = self._event
-        await recovery.recover(self.tools)
+        await recovery.recover(self.tools, self.kinds, self.source.generations)
         try:
             async with asyncio.TaskGroup() as group:
                 helpers = [group.create_task(serve(self)), group.create_task(self.source.watch(self.wake))]
@@ -139,13 +143,13 @@ class Controller:
             if change.ref in self.work or not change.actions:
                 continue
             if change.actions[0].hold:
-                pause = min(pause, SOON)
+                pause = pause if change.contested else min(pause, SOON)
             elif (trouble := world.troubles.get(change.ref)) is not None and trouble.kind is not FaultClass.PERMANENT:
                 pause = min(pause, max(0.01, next_try(change.ref, trouble) - world.now))
         return pause
 
     def _finished(self) -> bool:
-        if self.mode == "run" or self.work:
+        if self.mode in ("run", "lock") or self.work:
             return False
         left = self.tools.ledger.owned()
         running = [ref for ref in left if self.mode == "purge" or ref.kind in ("server", "gateway")]
@@ -155,42 +159,78 @@ class Controller:
 
     async def turn(self, group: asyncio.TaskGroup) -> None:
         """Look, plan, and start what can be started."""
-        if self.source.read():
-            self._read_in = self.turns + 1
-        desired = self.desired()
-        self._drop_unwanted(desired)
+        self.begun += 1
+        number = self.begun
+        if self.mode != "lock":
+            self.source.read()
+            self.source.keep_promise()
+        wanted = self.wanted()
+        self._drop_unwanted(wanted.resources)
         self._ended.clear()
-        view = await asyncio.to_thread(look, desired, self.tools, self.kinds, self.mode == "purge")
+        view = await asyncio.to_thread(look, wanted, self.tools, self.kinds)
         self._watch_processes(group)
+        self._start_demands(group, wanted.resources)
         for change, action in planner.runnable(view.plan, view.world):
             # What ended while we looked is not as we saw it: its turn is the next one, which is due at once.
             if change.ref not in self.work and change.ref not in self._ended and self._allowed(change, action):
-                self._begin(group, change, action, desired.get(change.ref))
-        self._forgive(view)
-        self.turns += 1
-        self.view = view
+                self._begin(group, change, action, wanted.resources.get(change.ref))
+        self.turns, self.view = number, view
+        self._note(view)
         self._publish()
         async with self.turned:
             self.turned.notify_all()
 
-    def desired(self) -> Mapping[Ref, Declared]:
-        if self.mode == "purge" or self.source.manifest is None:
-            return {}
-        declared = resolve(self.source.manifest, python_tag())
+    def wanted(self) -> Wanted:
+        """What is asked for now: the generation in force, less what a person takes down."""
+        wanted = self.source.wanted
+        if self.mode == "purge":
+            return Wanted(purge=True, down=True)
         if self.mode == "down":
-            return {ref: d for ref, d in declared.items() if ref.kind in ("engine", "model")}
-        return declared
+            kept = {ref: d for ref, d in wanted.resources.items() if not self.kinds[ref.kind].rules.runs}
+            return Wanted(kept, down=True)
+        return wanted
+
+    def desired(self) -> Mapping[Ref, Declared]:
+        return self.wanted().resources
 
     def _allowed(self, change: Change, action: Action) -> bool:
+        if self.mode == "lock":
+            return False
         if self.mode != "run":
-            return change.op is Op.DELETE and (self.mode == "purge" or change.ref.kind in ("server", "gateway"))
-        return self.source.manifest is not None or action.phase < Phase.STOP
+            return change.op is Op.DELETE and (self.mode == "purge" or self.kinds[change.ref.kind].rules.runs)
+        return self.source.held is not None or action.phase < Phase.STOP
+
+    def _start_demands(self, group: asyncio.TaskGroup, desired: Mapping[Ref, Declared]) -> None:
+        for ref, action in self.demands.items():
+            if ref not in self.work and ref in desired:
+                self._begin(group, Change(ref, Op.UPDATE, "asked for", (action,)), action, desired[ref])
+
+    def _note(self, view: View) -> None:
+        """Write down what this look taught: times of conditions, pins, the health of the generation."""
+        now, world = self.source.generation, view.world
+        found = stamp(view.conditions, self.told, time.time(), now.number if now is not None else 0)
+        earlier, self.told = self.told, found
+        guarded = {ref: world.desired[ref].protect for ref in world.owned if ref in world.desired}
+        try:
+            self._forgive(view)
+            self.tools.ledger.set_conditions(found, earlier)
+            self.tools.ledger.protect({ref: flag for ref, flag in guarded.items() if world.owned[ref].protect != flag})
+            if self.mode == "run":
+                self.source.learn()
+                gateway = world.found(Ref("gateway", "main"))
+                settled = not self.work and status.settled(world, view.plan)
+                ready = view.ready and not self.work
+                self.source.judge_health(ready, settled, gateway.digest if gateway is not None else "")
+        except Fault as fault:  # a full disk: it is told in the troubles of what failed by it
+            if fault.code == "LOCK_LOST":
+                raise
+            log.warning("not noted turn=%d %s", self.begun, fault)
 
     def _drop_unwanted(self, desired: Mapping[Ref, Declared]) -> None:
         """Cancel work whose resource is no longer declared as it was when the work began."""
         for ref, work in self.work.items():
             wanted = desired.get(ref)
-            if work.action.phase <= Phase.ROUTE and (wanted is None or wanted.digest != work.digest):
+            if work.action.phase <= Phase.ROUTE and (wanted is None or wanted.attempt != work.attempt):
                 work.task.cancel()
 
     def _forgive(self, view: View) -> None:
@@ -204,30 +244,39 @@ class Controller:
     # -- work -------------------------------------------------------------------------------------------------
 
     def _begin(self, group: asyncio.TaskGroup, change: Change, action: Action, declared: Declared | None) -> None:
-        digest = declared.digest if declared is not None else ""
-        task = group.create_task(self._carry_out(change, action, declared, digest))
-        self.work[change.ref] = Work(action, digest, task)
+        attempt = declared.attempt if declared is not None else ""
+        task = group.create_task(self._carry_out(change, action, declared, attempt))
+        self.work[change.ref] = Work(action, attempt, task)
 
-    async def _carry_out(self, change: Change, action: Action, declared: Declared | None, digest: str) -> None:
+    async def _carry_out(self, change: Change, action: Action, declared: Declared | None, attempt: str) -> None:
         """intent → effect → outcome."""
         ref, ledger = change.ref, self.tools.ledger
+        demanded = self.demands.get(ref) is action
         log.info("begin ref=%s action=%s reason=%r", ref, action.verb, change.reason)
         try:
-            seq = ledger.begin(ref, action.verb, {"digest": digest, "reason": change.reason})
+            intent = {"reason": change.reason, "text": action.text, "generation": self.source.generations.current}
+            fields = [[f.path, f.before, f.after] for f in change.fields]
+            seq = ledger.begin(ref, action.verb, {**intent, "fields": fields, "where": str(change.where or "")})
             outcome = "cancelled"
             try:
                 await self.kinds[ref.kind].apply(action, ref, declared, self.tools)
                 outcome = "done"
-                if ref.kind not in ("server", "gateway"):
+                if not self.kinds[ref.kind].rules.runs:
                     ledger.set_trouble(ref, None)
+                    if change.drift:
+                        ledger.note_restored(ref, change.reason)
                 ledger.event(str(ref), action.verb.capitalize(), action.text)
             except Fault as fault:
                 outcome = fault.code
-                self._trouble(ref, digest, fault)
+                if demanded:
+                    self.failed[ref] = fault
+                    ledger.event(str(ref), "Failed", str(fault))
+                else:
+                    self._trouble(ref, attempt, fault)
             except Exception as error:
                 log.exception("bug ref=%s action=%s", ref, action.verb)
                 outcome = "INTERNAL_ERROR"
-                self._trouble(ref, digest, Fault("INTERNAL_ERROR", f"{type(error).__name__}: {error}"))
+                self._trouble(ref, attempt, Fault("INTERNAL_ERROR", f"{type(error).__name__}: {error}"))
             finally:
                 ledger.end(seq, outcome)
         except Fault as fault:  # the ledger itself cannot be written
@@ -235,18 +284,20 @@ class Controller:
                 log.error("stopping: %s", fault)
                 self.stop()
             elif ref not in ledger.troubles():
-                self._trouble(ref, digest, fault)
+                self._trouble(ref, attempt, fault)
         finally:
             log.info("end ref=%s action=%s", ref, action.verb)
+            if demanded:
+                self.demands.pop(ref, None)
             self.work.pop(ref, None)
             self._ended.add(ref)
             self.progress.pop(ref, None)
             self.wake()
 
-    def _trouble(self, ref: Ref, digest: str, fault: Fault) -> None:
+    def _trouble(self, ref: Ref, attempt: str, fault: Fault) -> None:
         earlier = self.tools.ledger.troubles().get(ref)
-        count = earlier.count + 1 if earlier is not None and earlier.digest == digest else 1
-        trouble = Trouble(digest, count, time.time(), fault.code, fault.message, fault.hint, fault.kind, fault.after)
+        count = earlier.count + 1 if earlier is not None and earlier.digest == attempt else 1
+        trouble = Trouble(attempt, count, time.time(), fault.code, fault.message, fault.hint, fault.kind, fault.after)
         self.tools.ledger.set_trouble(ref, trouble)
         self.tools.ledger.event(str(ref), "Failed", str(fault))
         log.warning("failed ref=%s count=%d %s", ref, count, fault)
@@ -280,25 +331,102 @@ class Controller:
             current = next((r for r in self.tools.ledger.processes() if r.nonce == row.nonce), None)
             if current is not None and row.ref not in self.work:
                 declared = self.desired().get(row.ref)
-                recovery.settle(current, self.tools, code, declared.digest if declared else "")
+                recovery.settle(current, self.tools, code, declared.attempt if declared else "")
         finally:
             self._watchers.pop(row.nonce, None)
             self.wake()
 
     # -- what the control API asks ----------------------------------------------------------------------------
 
-    async def apply(self, path: Path, allow_empty: bool) -> int:
+    async def apply(self, path: Path, ask: Ask) -> int:
         """Take `path` as the manifest now, and try again what has failed, without waiting out its backoff.
 
-        Returns the number of the turn whose view takes the manifest into account.
+        Returns the number of the turn whose view takes the manifest into account. Raises Refused.
         """
-        for ref in self.tools.ledger.troubles():
-            self.tools.ledger.set_trouble(ref, None)
-        self.source.reread(path, allow_empty)
+        self.source.apply(path, ask)
+        self._forget_failures()
+        return await self.next_turn()
+
+    def plan_now(self, path: Path) -> dict[str, Any]:
+        """What applying `path` would do now (the published JSON of a plan). Changes nothing. Raises Refused."""
+        return planned(path, frozenset(), self.tools, self.kinds).to_json()
+
+    async def back(self, number: int | None) -> int:
+        """Go back to an earlier generation → the turn that takes it into account. Raises Refused."""
+        self.source.back(number, "asked for")
+        self._forget_failures()
+        return await self.next_turn()
+
+    async def ensure_ready(self, name: str, timeout: float) -> dict[str, Any]:
+        """Wait until the model that clients call `name` can be asked → its server's conditions. Raises Refused."""
+        ref = self._server_of(name)
+        self.wake()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout), self.turned:
+                await self.turned.wait_for(lambda: self._is_ready(ref))
+        return {"ready": self._is_ready(ref), **status.to_json({ref: self.told.get(ref, ())})[0]}
+
+    async def lock(self, refs: list[Ref] | None) -> dict[str, Any]:
+        """Pin what is not pinned yet, and look anew at what `refs` name → what changed, and what failed.
+
+        None for `refs` means nothing anew; an empty list everything. Raises Refused.
+        """
+        held = self.source.held
+        if held is None or self.source.faults:
+            raise Refused(self.source.faults or "there is no manifest in force")
+        pinned = {d.ref for d in held.pins.values()}
+        anew = pinned if refs == [] else set(refs or ())
+        if unknown := sorted(str(ref) for ref in anew - pinned):
+            names = ", ".join(str(ref) for ref in sorted(pinned))
+            raise Refused(f"nothing is pinned for {', '.join(unknown)}", hint=f"there are: {names}")
+        before = held.reading.agreed(held.wanted.resources)
+        anew |= {d.ref for key, d in held.pins.items() if key not in before.pins}
+        for ref in anew:
+            self.failed.pop(ref, None)
+            self.demands[ref] = Action(Phase.MATERIALISE, "renew", "see what its source is now")
         self.wake()
         async with self.turned:
-            await self.turned.wait_for(lambda: not self.source.unread and self.turns >= self._read_in)
+            await self.turned.wait_for(lambda: not any(ref in self.demands for ref in anew))
+        good = {key for key, d in held.pins.items() if d.ref in anew and d.ref not in self.failed}
+        named = sources_of(held.reading.manifest.stack)
+        after = self.source.relock(
+            lambda lock, pins, keys: lock.renewed({k: pins[k] for k in good if k in pins}).pruned(named)
+        )
+        self.wake()
+        failed = [(ref, self.failed[ref]) for ref in sorted(anew) if ref in self.failed]
+        return {
+            "changed": sorted(
+                str(d.ref) for key, d in held.pins.items() if before.pins.get(key) != after.pins.get(key)
+            ),
+            "pins": len(after.pins),
+            "faults": [{"ref": str(ref), "message": fault.message, "hint": fault.hint} for ref, fault in failed],
+        }
+
+    async def next_turn(self) -> int:
+        """Wait for a turn that begins after now → its number."""
+        number = self.begun + 1
+        self.wake()
+        async with self.turned:
+            await self.turned.wait_for(lambda: self.turns >= number)
         return self.turns
+
+    def _forget_failures(self) -> None:
+        for ref in self.tools.ledger.troubles():
+            self.tools.ledger.set_trouble(ref, None)
+        self.tools.ledger.forget_restored()
+
+    def _server_of(self, name: str) -> Ref:
+        gateway = self.source.wanted.resources.get(Ref("gateway", "main"))
+        models = gateway.spec.models if gateway is not None else ()
+        for model in models:
+            if name in (model.name, *model.aliases, f"server/{model.name}"):
+                return Ref("server", model.name)
+        known = ", ".join(m.name for m in models) or "none"
+        raise Refused(f"there is no model named {name!r}", hint=f"models are: {known}")
+
+    def _is_ready(self, ref: Ref) -> bool:
+        group = self.told.get(ref, ())
+        return bool(group) and group[0].status == "True"
 
     def take_down(self, purge: bool) -> None:
         self.mode = "purge" if purge else "down"
@@ -313,19 +441,24 @@ class Controller:
 
     def snapshot(self) -> dict[str, Any]:
         """The whole status as JSON values."""
-        view = self.view
+        view, now, promise = self.view, self.source.generation, self.source.generations.promise
         working = {str(ref): w.action.text for ref, w in self.work.items()}
         return {
             "format": "1.0",
             "controller": {"pid": os.getpid(), "mode": self.mode, "turn": self.turns},
             "manifest": {
                 "path": str(self.source.path),
-                "generation": self.source.generation,
+                "generation": now.number if now is not None else 0,
+                "state": now.state if now is not None else "",
+                "targets": list(now.targets) if now is not None else [],
+                "held_back": bool(self.source.generations.held),
+                "confirm_by": promise.deadline if promise is not None else None,
                 "faults": [d.to_json() for d in self.source.faults],
             },
             "ready": bool(view and view.ready and not self.work),
             "settled": bool(view and not self.work and status.settled(view.world, view.plan)),
-            "resources": status.to_json(view.conditions) if view else [],
+            "outside_targets": view.plan.outside if view else 0,
+            "resources": status.to_json(self.told) if view else [],
             "working": working,
             "progress": {
                 str(ref): {"what": p.what, "done": p.done, "total": p.total, "seconds": time.monotonic() - p.since}

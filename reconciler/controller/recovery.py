@@ -2,29 +2,87 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.core.ids import Ref
 from reconciler.core.retry import READY_FORGIVES
 from reconciler.core.state import Trouble
-from reconciler.host.process import NONCE, ROOT, alive, boot_id, environment_value, find
+from reconciler.host.process import ABOUT, NONCE, ROOT, alive, boot_id, environment_value, find, leads
 from reconciler.kinds import workload
-from reconciler.kinds.base import Tools
+from reconciler.kinds.base import Kind, Supervised, Tools
+from reconciler.store.blobs import sha256_of
+from reconciler.store.generations import Generations
 from reconciler.store.ledger import ProcessRow
 from reconciler.supervise.exits import meaning
 from reconciler.supervise.logs import rotate, tail
 
+# Signals that a process is ended with, rather than ends by.
+FROM_OUTSIDE = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM)
 
-async def recover(tools: Tools) -> None:
+
+async def recover(tools: Tools, kinds: Mapping[str, Kind], generations: Generations) -> None:
     """Bring the ledger and the world together. Runs once, before the first turn."""
     rotate(tools.layout.log("controller"), tools.files)
+    if tools.ledger.epoch == 1 and not tools.ledger.processes():
+        await rebuild(tools, kinds, generations)
     for operation in tools.ledger.open_operations():
         tools.ledger.event(str(operation.ref), "Interrupted", f"{operation.verb} was cut off; what is there decides")
         tools.ledger.end(operation.seq, "interrupted")
     for row in tools.ledger.processes():
         settle(row, tools)
     await _reap(tools)
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """How many of each were found again."""
+
+    generations: int
+    processes: int
+    artifacts: int = 0
+    damaged: int = 0
+
+
+async def rebuild(tools: Tools, kinds: Mapping[str, Kind], generations: Generations) -> Rebuilt:
+    """Fill a new ledger with what the disk and the process table still know: a lost database is no outage.
+
+    What is owned follows by itself: the plan takes over what is there as wanted.
+    """
+    numbered = generations.recall()
+    taken = 0
+    for identity in find(ROOT, str(tools.layout.root)):
+        nonce, about = environment_value(identity.pid, NONCE), environment_value(identity.pid, ABOUT)
+        if not (nonce and about and leads(identity.pid)) or any(r.nonce == nonce for r in tools.ledger.processes()):
+            continue
+        row = workload.remember(identity, nonce, about, tools)
+        kind = kinds.get(row.ref.kind) if row is not None else None
+        if row is not None and isinstance(kind, Supervised):
+            taken += 1
+            if await kind.answers(row, tools):
+                tools.ledger.record_ready(nonce)
+    if numbered or taken:
+        text = f"{numbered} generations and {taken} processes were found again"
+        tools.ledger.event("controller", "LedgerRebuilt", text)
+    return Rebuilt(numbered, taken)
+
+
+def prove_artifacts(tools: Tools) -> tuple[int, int]:
+    """Hash every file of the store: the good ones are noted, the others set aside → (good, damaged). Takes long."""
+    good = damaged = 0
+    for path in sorted(tools.layout.blob("00").parent.parent.glob("*/*")):
+        if re.fullmatch(r"[0-9a-f]{64}", path.name) and path.is_file():
+            if sha256_of(path) == path.name:
+                tools.blobs.record(path.name)
+                good += 1
+            else:
+                tools.blobs.set_aside(path.name)
+                damaged += 1
+    return good, damaged
 
 
 def settle(row: ProcessRow, tools: Tools, code: int | None = None, digest: str = "") -> None:
@@ -60,6 +118,8 @@ def note_exit(row: ProcessRow, code: int | None, digest: str, tools: Tools) -> N
     """A process ended that should not have: write down what that means, for the backoff and for people."""
     fault = meaning(code, tail(Path(row.log), 40))
     now = time.time()
+    if code is not None and -code in FROM_OUTSIDE and row.ready is not None:
+        tools.ledger.note_restored(row.ref, fault.message)
     long_ready = row.ready is not None and now - row.ready >= READY_FORGIVES
     earlier = tools.ledger.troubles().get(row.ref)
     count = 1 if earlier is None or earlier.digest != digest or long_ready else earlier.count + 1

@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from reconciler.core import planner, status
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Plan
-from reconciler.core.state import Declared, HostFacts, Observation, World
+from reconciler.core.state import Declared, Denial, Observation, World
 from reconciler.core.status import Condition
 from reconciler.host import hardware
 from reconciler.kinds.base import Kind, Tools
+from reconciler.kinds.engine.io import python_tag
+from reconciler.manifest.reading import Reading
+from reconciler.manifest.resolve import resolve
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a look is about: the resources that are asked for, what of the manifest will not be done, and why.
+
+    With `targets` only these are planned. `down` and `purge` are a person's word to stop and to remove everything.
+    """
+
+    resources: Mapping[Ref, Declared] = field(default_factory=dict)
+    denied: Mapping[Ref, Denial] = field(default_factory=dict)
+    targets: frozenset[Ref] = frozenset()
+    down: bool = False
+    purge: bool = False
+
+
+def wanted_of(reading: Reading, targets: frozenset[Ref] = frozenset()) -> Wanted:
+    """What a manifest with its lock asks of this machine."""
+    return Wanted(resolve(reading.manifest, python_tag(), hardware.facts(), reading.lock), {}, targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +44,34 @@ class View:
     world: World
     plan: Plan
     conditions: Mapping[Ref, tuple[Condition, ...]]
+    targets: frozenset[Ref] = frozenset()
 
     @property
     def ready(self) -> bool:
-        return status.all_ready(self.conditions, self.plan)
+        within = planner.closure(self.targets, self.world) if self.targets else None
+        return status.all_ready(self.conditions, self.plan, within)
 
 
-def look(desired: Mapping[Ref, Declared], tools: Tools, kinds: Mapping[str, Kind], purge: bool = False) -> View:
+def look(wanted: Wanted, tools: Tools, kinds: Mapping[str, Kind]) -> View:
     """Observe every resource that is declared or owned, and plan. Changes nothing."""
-    owned = tools.ledger.owned()
+    desired, owned = wanted.resources, tools.ledger.owned()
     observed: dict[Ref, Observation] = {}
     refs = sorted({*desired, *owned, *(row.ref for row in tools.ledger.processes())})
     for name, kind in kinds.items():
         observed |= kind.observe([r for r in refs if r.kind == name], desired, tools)
-    host = HostFacts(memory_available=hardware.memory_available(), memory_total=hardware.memory_total())
-    world = World(desired, observed, owned, tools.ledger.troubles(), host, time.time(), purge)
+    host = replace(hardware.facts(), memory_available=hardware.memory_available())
+    world = World(
+        desired,
+        observed,
+        owned,
+        tools.ledger.troubles(),
+        host,
+        time.time(),
+        wanted.purge,
+        wanted.down or wanted.purge,
+        wanted.denied,
+        tools.ledger.restored(),
+    )
     rules = {name: kind.rules for name, kind in kinds.items()}
-    plan = planner.plan(world, rules)
-    return View(world, plan, status.conditions(world, rules, plan))
+    plan = planner.plan(world, rules, wanted.targets)
+    return View(world, plan, status.conditions(world, rules, plan), wanted.targets)

@@ -63,6 +63,12 @@ class Diagnostic:
             "hint": self.hint,
         }
 
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Diagnostic:
+        """The opposite of `to_json`."""
+        where = Where(**value["where"]) if value.get("where") else None
+        return cls(value["summary"], where, value["hint"], value["path"], Severity(value["severity"]))
+
 
 class Refused(Exception):
     """An input that cannot be carried out; carries every diagnostic and the exit code it deserves."""

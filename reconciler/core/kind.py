@@ -6,12 +6,20 @@ from typing import Protocol
 
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Change
-from reconciler.core.state import World
+from reconciler.core.state import Drift, World
 from reconciler.core.status import Condition
 
 
 class Rules(Protocol):
     """The decisions of one kind. No method does I/O, and the same world gives the same answer."""
+
+    @property
+    def drift(self) -> Drift:
+        """What to do about drift where the manifest does not say."""
+
+    @property
+    def runs(self) -> bool:
+        """Whether resources of this kind are processes."""
 
     def change(self, ref: Ref, world: World) -> Change | None:
         """What must happen to `ref`, which the manifest names or the ledger owns; None when it is as it should be."""

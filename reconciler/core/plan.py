@@ -72,17 +72,23 @@ class FieldChange:
 class Price:
     """What a change costs, in bytes; `downtime` is a sentence, empty where nobody notices.
 
-    None means not known before it is tried.
+    None means not known before it is tried. `clients` are the names that clients ask for which stop being answered,
+    for as long as the downtime lasts or for good.
     """
 
     download: int | None = 0
+    disk: int | None = 0  # room on disk that this change takes (negative: frees)
     memory: int = 0  # resident memory this change adds (negative: frees)
     downtime: str = ""
+    clients: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happens to one resource, why, and at what price."""
+    """What happens to one resource, why, and at what price.
+
+    `drift` says that the world moved, not the manifest; `contested` that it was put back too often to try at once.
+    """
 
     ref: Ref
     op: Op
@@ -91,55 +97,92 @@ class Change:
     fields: tuple[FieldChange, ...] = ()
     price: Price = field(default_factory=Price)
     where: Where | None = None
+    drift: bool = False
+    contested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """A resource that is as it should be."""
+
+    ref: Ref
+    where: Where | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All changes, in the order of their first phase and then by name."""
+    """All changes, in the order of their first phase and then by name.
+
+    `drift` is what moved in the world and is left so, because its mode says to; `same` what needs nothing; `outside`
+    counts changes that the targets leave out. `memory` is (used, total) of the machine in bytes, before the plan.
+    """
 
     changes: tuple[Change, ...] = ()
     warnings: tuple[Diagnostic, ...] = ()
+    drift: tuple[Change, ...] = ()
+    same: tuple[Same, ...] = ()
+    outside: int = 0
+    memory: tuple[int, int] = (0, 0)
+    index: Mapping[Ref, Change] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "index", {c.ref: c for c in self.changes})
 
     @property
     def empty(self) -> bool:
         return not self.changes
 
+    @property
+    def denied(self) -> tuple[Change, ...]:
+        return tuple(c for c in self.changes if c.op is Op.DENIED)
+
     def change(self, ref: Ref) -> Change | None:
-        return next((c for c in self.changes if c.ref == ref), None)
+        return self.index.get(ref)
 
     def to_json(self) -> dict[str, Any]:
         """The published form (`format` 1.0); fields are only ever added within a major version."""
+        used, total = self.memory
+        after = used + sum(c.price.memory for c in self.changes)
         return {
             "format": FORMAT,
-            "changes": [
-                {
-                    "ref": str(c.ref),
-                    "op": c.op.value,
-                    "symbol": c.op.symbol,
-                    "reason": c.reason,
-                    "fields": [{"path": f.path, "before": f.before, "after": f.after} for f in c.fields],
-                    "actions": [
-                        {"phase": a.phase.name.lower(), "verb": a.verb, "text": a.text, "hold": a.hold}
-                        for a in c.actions
-                    ],
-                    "price": {
-                        "download_bytes": c.price.download,
-                        "memory_bytes": c.price.memory,
-                        "downtime": c.price.downtime,
-                    },
-                    "where": str(c.where) if c.where else None,
-                }
-                for c in self.changes
-            ],
+            "changes": [_change_json(c) for c in self.changes],
+            "drift": [_change_json(c) for c in self.drift],
+            "same": [{"ref": str(s.ref), "where": str(s.where) if s.where else None} for s in self.same],
+            "outside_targets": self.outside,
+            "memory": {"before_bytes": used, "after_bytes": after, "total_bytes": total},
             "warnings": [w.to_json() for w in self.warnings],
             "summary": summary(self),
         }
 
 
+def _change_json(change: Change) -> dict[str, Any]:
+    return {
+        "ref": str(change.ref),
+        "op": change.op.value,
+        "symbol": change.op.symbol,
+        "reason": change.reason,
+        "drift": change.drift,
+        "contested": change.contested,
+        "fields": [{"path": f.path, "before": f.before, "after": f.after} for f in change.fields],
+        "actions": [
+            {"phase": a.phase.name.lower(), "verb": a.verb, "text": a.text, "hold": a.hold} for a in change.actions
+        ],
+        "price": {
+            "download_bytes": change.price.download,
+            "disk_bytes": change.price.disk,
+            "memory_bytes": change.price.memory,
+            "downtime": change.price.downtime,
+            "clients": list(change.price.clients),
+        },
+        "where": str(change.where) if change.where else None,
+    }
+
+
 def summary(plan: Plan) -> str:
-    """The footer: `3 to add, 1 to replace · 98.4 MB to fetch · no downtime`."""
+    """The footer: `3 to add, 1 to replace · 98.4 MB to fetch · RAM 3.1 → 5.8 of 15.0 GiB · no downtime`."""
+    outside = f" · {plan.outside} outside the targets" if plan.outside else ""
     if plan.empty:
-        return "nothing to do"
+        return "nothing to do" + outside
     words = {
         Op.CREATE: "add",
         Op.UPDATE: "update",
@@ -157,12 +200,24 @@ def summary(plan: Plan) -> str:
         parts.append(f"{human_bytes(known)} to fetch" + (" and more of unknown size" if None in sizes else ""))
     elif None in sizes:
         parts.append("size of the download is not known yet")
-    memory = sum(c.price.memory for c in plan.changes)
-    if memory:
-        parts.append(f"RAM {'+' if memory > 0 else '−'}{human_bytes(abs(memory))}")
+    freed = -sum(c.price.disk or 0 for c in plan.changes)
+    if freed > 0:
+        parts.append(f"frees {human_bytes(freed)} of disk")
+    parts += _memory(plan)
     pauses = [f"{c.ref} {c.price.downtime}" for c in plan.changes if c.price.downtime]
     parts.append("; ".join(pauses) if pauses else "no downtime")
-    return " · ".join(parts)
+    return " · ".join(parts) + outside
+
+
+def _memory(plan: Plan) -> list[str]:
+    added = sum(c.price.memory for c in plan.changes)
+    used, total = plan.memory
+    if not added:
+        return []
+    if not total:
+        return [f"RAM {'+' if added > 0 else '−'}{human_bytes(abs(added))}"]
+    gib = 1 << 30
+    return [f"RAM {used / gib:.1f} → {max(0, used + added) / gib:.1f} of {total / gib:.1f} GiB"]
 
 
 def human_bytes(count: int) -> str:

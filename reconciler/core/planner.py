@@ -8,31 +8,98 @@ made again, so what comes next always follows from how the world really is.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from reconciler.core.diagnostics import Diagnostic, Refused
+from reconciler.core.diagnostics import Diagnostic, Exit, Refused
 from reconciler.core.ids import Ref
 from reconciler.core.kind import Rules
-from reconciler.core.plan import Action, Change, Op, Plan
+from reconciler.core.plan import Action, Change, Op, Plan, Same
 from reconciler.core.retry import wait_for
-from reconciler.core.state import Unknown, World
+from reconciler.core.state import Drift, Unknown, World
+
+CONTESTED_TIMES = 3
+CONTESTED_WINDOW = 600.0  # seconds
 
 
-def plan(world: World, rules: Mapping[str, Rules]) -> Plan:
+def plan(world: World, rules: Mapping[str, Rules], targets: frozenset[Ref] = frozenset()) -> Plan:
     """Every change that the world needs to become what is desired; empty when it already is.
 
     What was observed counts as ours, too: a process of a resource that a crash kept from being noted as owned.
+    With `targets` only these, what they need, and the gateway in front of them.
     """
     changes: list[Change] = []
+    drift: list[Change] = []
+    same: list[Same] = []
     warnings: list[Diagnostic] = []
-    for ref in sorted({*world.desired, *world.owned, *world.observed}):
-        seen = world.observed.get(ref)
+    for ref in sorted({*world.desired, *world.owned, *world.observed} - set(world.denied)):
+        seen, declared = world.observed.get(ref), world.desired.get(ref)
         if isinstance(seen, Unknown):
             warnings.append(Diagnostic(f"cannot be observed: {seen.reason}; it is left as it is", path=str(ref)))
             continue
-        if (change := rules[ref.kind].change(ref, world)) is not None:
-            changes.append(change)
-    changes.sort(key=lambda c: (_first_phase(c), c.ref))
-    return Plan(tuple(changes), tuple(warnings))
+        change = rules[ref.kind].change(ref, world)
+        if change is None:
+            same.append(Same(ref, declared.where if declared is not None else None))
+        elif change.drift and (mode := _mode(ref, world, rules)) is not Drift.CORRECT:
+            drift.append(change)
+            if mode is Drift.WARN:
+                warnings.append(Diagnostic(f"has drifted and is left so: {change.reason}", path=str(ref)))
+        else:
+            changes.append(_damped(_guarded(change, world, rules), world))
+    changes += [Change(ref, Op.DENIED, d.reason, where=d.where) for ref, d in world.denied.items()]
+    kept = changes
+    if targets:
+        wanted = closure(targets, world)
+        kept = [c for c in changes if c.ref in wanted]
+    kept.sort(key=lambda c: (_first_phase(c), c.ref))
+    memory = (world.host.memory_total - world.host.memory_available, world.host.memory_total)
+    return Plan(tuple(kept), tuple(warnings), tuple(drift), tuple(same), len(changes) - len(kept), memory)
+
+
+def closure(targets: frozenset[Ref], world: World) -> frozenset[Ref]:
+    """The targets, what they need, and the gateway where a server is among them: it is how servers change places."""
+    out: set[Ref] = set()
+    todo = list(targets)
+    while todo:
+        ref = todo.pop()
+        if ref not in out:
+            out.add(ref)
+            todo += world.desired[ref].needs if ref in world.desired and ref.kind != "gateway" else ()
+    if any(ref.kind == "server" for ref in out):
+        out |= {ref for ref in (*world.desired, *world.owned) if ref.kind == "gateway"}
+    return frozenset(out)
+
+
+def contested(ref: Ref, world: World) -> str:
+    """What was seen of a resource that is put back again and again; empty while it is not too often."""
+    recent = [r for r in world.restored.get(ref, ()) if 0 <= world.now - r.at < CONTESTED_WINDOW]
+    if len(recent) < CONTESTED_TIMES:
+        return ""
+    return f"put back {len(recent)} times in ten minutes, and again: {recent[-1].saw}"
+
+
+def _mode(ref: Ref, world: World, rules: Mapping[str, Rules]) -> Drift:
+    declared = world.desired.get(ref)
+    return (declared.drift if declared is not None else None) or rules[ref.kind].drift
+
+
+def _guarded(change: Change, world: World, rules: Mapping[str, Rules]) -> Change:
+    """Deny the removal of what is protected; a person who takes everything down may still stop its process."""
+    owned = world.owned.get(change.ref)
+    if change.op is not Op.DELETE or owned is None or not owned.protect:
+        return change
+    if world.down and rules[change.ref.kind].runs:
+        return change
+    reason = "it is protected: it stays until its `protect: true` is taken away and that is applied"
+    return Change(change.ref, Op.DENIED, reason, where=change.where)
+
+
+def _damped(change: Change, world: World) -> Change:
+    """Keep a tug-of-war from going on: something else wants it otherwise."""
+    if not (change.drift and change.actions and (saw := contested(change.ref, world))):
+        return change
+    hold = "contested: waits until its last ten minutes are calmer, or for `reconcile apply`"
+    actions = (replace(change.actions[0], hold=hold), *change.actions[1:])
+    return replace(change, reason=saw, actions=actions, contested=True)
 
 
 def runnable(plan: Plan, world: World) -> list[tuple[Change, Action]]:
@@ -57,6 +124,15 @@ def refuse_emptying(plan: Plan, world: World) -> None:
                     hint="if that is what you want, apply with --allow-empty, or use `reconcile down`",
                 )
             ]
+        )
+
+
+def refuse_denied(plan: Plan) -> None:
+    """Raise Refused (exit code 3) when the plan holds something that will not be done."""
+    if plan.denied:
+        raise Refused(
+            [Diagnostic(c.reason, c.where, path=str(c.ref)) for c in plan.denied],
+            exit_code=Exit.DENIED,
         )
 
 

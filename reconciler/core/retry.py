@@ -39,7 +39,7 @@ def wait_for(ref: Ref, world: World) -> float:
     """Seconds until `ref` may be tried again: 0 now, infinity not before its spec changes."""
     trouble = world.troubles.get(ref)
     declared = world.desired.get(ref)
-    if trouble is None or (declared is not None and trouble.digest != declared.digest):
+    if trouble is None or (declared is not None and trouble.digest != declared.attempt):
         return 0.0
     if trouble.kind is FaultClass.PERMANENT:
         return math.inf

@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
 from typing import Any
 
 from reconciler.core.diagnostics import FaultClass, Where
-from reconciler.core.ids import Ref
+from reconciler.core.ids import Ref, digest_of
+
+
+class Drift(StrEnum):
+    """What to do when the world moved though the manifest did not."""
+
+    CORRECT = "correct"
+    WARN = "warn"
+    IGNORE = "ignore"
 
 
 @dataclass(frozen=True, slots=True)
 class Declared:
     """One resource that the manifest asks for. `needs` names what must be there first.
 
-    `spec` is the kind's own frozen dataclass of plain values, every default filled in; its digest is its identity.
+    `spec` is the kind's own frozen dataclass of plain values, every default filled in. `digest` is the identity of
+    what is made from it; `attempt` changes with anything that makes a failed try worth another one. `drift` is the
+    kind's own mode where it is None.
     """
 
     ref: Ref
     spec: Any
     needs: tuple[Ref, ...] = ()
     where: Where | None = None
+    protect: bool = False
+    drift: Drift | None = None
+    digest: str = field(init=False)
+    attempt: str = field(init=False)
 
-    @property
-    def digest(self) -> str:
-        return str(self.spec.digest)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", str(self.spec.digest))
+        object.__setattr__(self, "attempt", str(getattr(self.spec, "attempt", self.digest)))
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """Why something that the manifest asks for will not be done."""
+
+    reason: str
+    where: Where | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +73,26 @@ class Unknown:
 
 Observation = Found | Absent | Unknown
 
+VOLATILE = {"volatile": True}  # metadata of a field that moves all the time and decides nothing that a plan promises
+
+
+def fingerprint(seen: Observation | None) -> str:
+    """The digest of an observation, to tell whether the world has moved. Volatile fields do not count."""
+    return digest_of(_lasting(seen))
+
+
+def _lasting(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        kept = {f.name: _lasting(getattr(value, f.name)) for f in fields(value) if not f.metadata.get("volatile")}
+        return {"": type(value).__name__, **kept}
+    if isinstance(value, frozenset | set):
+        return sorted(_lasting(item) for item in value)
+    if isinstance(value, tuple | list):
+        return [_lasting(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _lasting(item) for key, item in value.items()}
+    return value
+
 
 @dataclass(frozen=True, slots=True)
 class Owned:
@@ -58,6 +101,15 @@ class Owned:
     ref: Ref
     digest: str
     spec: Mapping[str, Any]
+    protect: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """That a resource was put back once, when (Unix seconds), and what was seen of it."""
+
+    at: float
+    saw: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +132,8 @@ class HostFacts:
 
     memory_total: int = 0
     memory_available: int = 0
+    os: str = ""
+    arch: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +147,9 @@ class World:
     host: HostFacts = field(default_factory=HostFacts)
     now: float = 0.0
     purge: bool = False  # what is no longer wanted goes from the disk, too
+    down: bool = False  # a person is taking everything down: protected processes may stop, too
+    denied: Mapping[Ref, Denial] = field(default_factory=dict)
+    restored: Mapping[Ref, tuple[Restored, ...]] = field(default_factory=dict)
 
     def found(self, ref: Ref) -> Any:
         """The kind's observation, or None where it is absent or unknown."""

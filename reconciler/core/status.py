@@ -1,29 +1,34 @@
-"""Conditions: what is true of a resource, since when it cannot be said here, and why. A pure function of the world."""
+"""Conditions: what is true of a resource, since when, and why. A pure function of the world and the last answer."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from reconciler.core.diagnostics import FaultClass
 from reconciler.core.ids import Ref
+from reconciler.core.plan import Change, Op, Plan
 from reconciler.core.state import Trouble, Unknown, World
 
 if TYPE_CHECKING:
     from reconciler.core.kind import Rules
-    from reconciler.core.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """`status` is True, False or Unknown; `reason` a CamelCase word; `message` for people."""
+    """`status` is True, False or Unknown; `reason` a CamelCase word; `message` for people.
+
+    `since` is the Unix time at which status or reason last changed, `generation` the one that this was observed of.
+    """
 
     type: str
     status: str
     reason: str
     message: str = ""
+    since: float = 0.0
+    generation: int = 0
 
 
 def yes(type_: str, reason: str, message: str = "") -> Condition:
@@ -37,14 +42,47 @@ def no(type_: str, reason: str, message: str = "") -> Condition:
 def conditions(world: World, rules: Mapping[str, Rules], plan: Plan) -> dict[Ref, tuple[Condition, ...]]:
     """Every resource that is declared, owned or seen with its conditions, `Ready` first."""
     out: dict[Ref, tuple[Condition, ...]] = {}
+    drifted = {c.ref: c for c in plan.drift}
     for ref in sorted({*world.desired, *world.owned, *world.observed}):
         seen = world.observed.get(ref)
         if isinstance(seen, Unknown):
             out[ref] = (Condition("Ready", "Unknown", "CannotObserve", seen.reason),)
             continue
         own = rules[ref.kind].conditions(ref, world)
-        out[ref] = _explain(ref, own, world, plan)
+        out[ref] = (*_explain(ref, own, world, plan), _drifted(ref, plan, drifted), NO_POLICY)
     return out
+
+
+NO_POLICY = yes("PolicyCompliant", "NoPolicy")
+
+
+def stamp(
+    found: Mapping[Ref, tuple[Condition, ...]],
+    earlier: Mapping[Ref, tuple[Condition, ...]],
+    now: float,
+    generation: int,
+) -> dict[Ref, tuple[Condition, ...]]:
+    """The conditions with their times: what says the same as before keeps its time."""
+    out = {}
+    for ref, group in found.items():
+        before = {c.type: c for c in earlier.get(ref, ())}
+        stamped = []
+        for c in group:
+            old = before.get(c.type)
+            same = old is not None and (old.status, old.reason) == (c.status, c.reason)
+            since = old.since if old is not None and same else now
+            stamped.append(replace(c, since=since, generation=generation))
+        out[ref] = tuple(stamped)
+    return out
+
+
+def _drifted(ref: Ref, plan: Plan, left: Mapping[Ref, Change]) -> Condition:
+    change = plan.change(ref)
+    if ref in left:
+        return yes("Drifted", "LeftSo", left[ref].reason)
+    if change is not None and change.drift:
+        return yes("Drifted", "Contested" if change.contested else "BeingCorrected", change.reason)
+    return no("Drifted", "AsDeclared")
 
 
 def _explain(ref: Ref, own: tuple[Condition, ...], world: World, plan: Plan) -> tuple[Condition, ...]:
@@ -56,10 +94,14 @@ def _explain(ref: Ref, own: tuple[Condition, ...], world: World, plan: Plan) -> 
         hint = f" — {trouble.hint}" if trouble.hint else ""
         times = f" (failed {trouble.count}×)" if trouble.count > 1 else ""
         ready = no("Ready", _camel(trouble.code), f"{trouble.message}{times}{hint}")
+    elif change is not None and change.contested and ready.status != "True":
+        ready = no("Ready", "Contested", f"{change.reason} — find what does that, then `reconcile apply`")
     elif change is not None and ready.status != "True" and change.actions and change.actions[0].hold:
         ready = no("Ready", ready.reason, ready.message or change.actions[0].hold)
     if change is None:
         progressing = no("Progressing", "Settled")
+    elif change.contested:
+        progressing = no("Progressing", "Contested", change.actions[0].hold)
     elif trouble is not None and trouble.kind is FaultClass.PERMANENT:
         progressing = no("Progressing", "WaitsForChange", "tried again once its spec changes")
     else:
@@ -70,23 +112,27 @@ def _explain(ref: Ref, own: tuple[Condition, ...], world: World, plan: Plan) -> 
 def settled(world: World, plan: Plan, tries: int = 3) -> bool:
     """Whether waiting longer is pointless: every change left has failed for good, or `tries` times over."""
     for change in plan.changes:
+        if change.contested or change.op is Op.DENIED:
+            continue
         trouble = world.troubles.get(change.ref)
         if trouble is not None and (math.isinf(_wait(trouble)) or trouble.count >= tries):
             continue
-        if change.actions and change.actions[0].hold and _blocked_by_failed(change.ref, world, tries):
+        if change.actions and change.actions[0].hold and _blocked(change.ref, world, plan, tries):
             continue
         return False
     return True
 
 
-def _blocked_by_failed(ref: Ref, world: World, tries: int) -> bool:
+def _blocked(ref: Ref, world: World, plan: Plan, tries: int) -> bool:
+    """Whether something that it needs has failed, is contested, or was left drifted."""
     declared = world.desired.get(ref)
-    if declared is None:
-        return False
-    return any(
-        (t := world.troubles.get(need)) is not None and (t.kind is not FaultClass.TRANSIENT or t.count >= tries)
-        for need in declared.needs
-    )
+    for need in declared.needs if declared is not None else ():
+        trouble, change = world.troubles.get(need), plan.change(need)
+        if trouble is not None and (trouble.kind is not FaultClass.TRANSIENT or trouble.count >= tries):
+            return True
+        if (change is not None and change.contested) or any(c.ref == need for c in plan.drift):
+            return True
+    return False
 
 
 def _wait(trouble: Trouble) -> float:
@@ -97,9 +143,10 @@ def _camel(code: str) -> str:
     return "".join(part.capitalize() for part in code.split("_"))
 
 
-def all_ready(found: Mapping[Ref, tuple[Condition, ...]], plan: Plan) -> bool:
-    """Everything declared is as declared, and nothing is left to do."""
-    return plan.empty and all(group[0].status == "True" for group in found.values())
+def all_ready(found: Mapping[Ref, tuple[Condition, ...]], plan: Plan, within: frozenset[Ref] | None = None) -> bool:
+    """Everything declared (or only what is `within`) is as declared, and nothing is left to do."""
+    groups = [group for ref, group in found.items() if within is None or ref in within]
+    return plan.empty and all(group[0].status == "True" for group in groups)
 
 
 def to_json(found: Mapping[Ref, tuple[Condition, ...]]) -> list[dict[str, Any]]:
@@ -107,7 +154,15 @@ def to_json(found: Mapping[Ref, tuple[Condition, ...]]) -> list[dict[str, Any]]:
         {
             "ref": str(ref),
             "conditions": [
-                {"type": c.type, "status": c.status, "reason": c.reason, "message": c.message} for c in group
+                {
+                    "type": c.type,
+                    "status": c.status,
+                    "reason": c.reason,
+                    "message": c.message,
+                    "since": c.since,
+                    "generation": c.generation,
+                }
+                for c in group
             ],
         }
         for ref, group in found.items()

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import platform
 from functools import lru_cache
 from pathlib import Path
+
+from reconciler.core.state import HostFacts
+
+
+@lru_cache(maxsize=1)
+def facts() -> HostFacts:
+    """What does not change while we run."""
+    system, machine = platform.system().lower(), platform.machine().lower()
+    return HostFacts(
+        memory_total=memory_total(),
+        os={"darwin": "macos"}.get(system, system),
+        arch={"amd64": "x86_64", "aarch64": "arm64"}.get(machine, machine),
+    )
 
 
 def memory_available() -> int:

@@ -24,6 +24,7 @@ from reconciler.host.files import disk_faults
 
 NONCE = "RECONCILER_NONCE"
 ROOT = "RECONCILER_ROOT"
+ABOUT = "RECONCILER_PROCESS"  # what the ledger knows of it (JSON), should the ledger ever be lost
 LINUX = sys.platform == "linux"
 
 # What a workload may inherit: how to find programs, its home, locale, proxies' certificates and accelerators.
@@ -210,7 +211,7 @@ def find(name: str, value: str) -> list[Identity]:
         with contextlib.suppress(psutil.Error, OSError):
             if process.environ().get(name) == value and (identity := identify(process.pid)):
                 seen.append(identity)
-    return sorted(seen, key=lambda i: (not _leads(i.pid), i.pid))
+    return sorted(seen, key=lambda i: (not leads(i.pid), i.pid))
 
 
 def environment_value(pid: int, name: str) -> str | None:
@@ -222,7 +223,8 @@ def environment_value(pid: int, name: str) -> str | None:
     return None
 
 
-def _leads(pid: int) -> bool:
+def leads(pid: int) -> bool:
+    """Whether a process is the first of its group, as all are that we start."""
     try:
         return os.getpgid(pid) == pid
     except ProcessLookupError:

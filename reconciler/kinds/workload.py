@@ -7,14 +7,15 @@ in between is settled by looking for the nonce in the environments of living pro
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.core.diagnostics import Fault
-from reconciler.core.ids import Ref
-from reconciler.host.process import NONCE, ROOT, Identity, alive, workload_environment
+from reconciler.core.ids import Ref, canonical
+from reconciler.host.process import ABOUT, NONCE, ROOT, Identity, alive, workload_environment
 from reconciler.kinds.base import Tools
 from reconciler.store.ledger import ProcessRow
 from reconciler.supervise import logs
@@ -50,7 +51,9 @@ async def start(launch: Launch, tools: Tools) -> None:
     tools.ledger.intend_process(launch.nonce, launch.ref, launch.digest, launch.host, launch.port, launch.inputs, log)
     if launch.key:
         tools.files.write(tools.layout.key(launch.nonce), launch.key.encode())
-    marks = {NONCE: launch.nonce, ROOT: str(tools.layout.root)}
+    about = {"ref": launch.ref, "digest": launch.digest, "host": launch.host, "port": launch.port}
+    about |= {"inputs": launch.inputs, "log": str(log)}
+    marks = {NONCE: launch.nonce, ROOT: str(tools.layout.root), ABOUT: canonical(about)}
     try:
         identity = tools.processes.spawn(
             launch.argv, workload_environment({**launch.env, **marks}), log, tools.layout.root
@@ -81,6 +84,20 @@ def forget(nonce: str, tools: Tools) -> None:
     tools.files.remove(tools.layout.key(nonce))
     tools.ledger.forget_process(nonce)
     tools.watched.pop(nonce, None)
+
+
+def remember(identity: Identity, nonce: str, about: str, tools: Tools) -> ProcessRow | None:
+    """Write a running process into a ledger that was lost, from what it carries of itself; None if that is broken."""
+    try:
+        said = json.loads(about)
+        ref, digest, host, port = Ref.parse(said["ref"]), str(said["digest"]), str(said["host"]), int(said["port"])
+        inputs = {str(k): str(v) for k, v in said["inputs"].items()}
+        log = Path(said["log"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    tools.ledger.intend_process(nonce, ref, digest, host, port, inputs, log)
+    tools.ledger.record_spawned(nonce, identity)
+    return next(row for row in tools.ledger.processes() if row.nonce == nonce)
 
 
 def row_phase(row: ProcessRow, tools: Tools) -> Phase:

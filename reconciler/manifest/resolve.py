@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from reconciler.core.ids import Ref
-from reconciler.core.state import Declared
+from reconciler.core.state import Declared, HostFacts
 from reconciler.kinds.engine import spec as engine
 from reconciler.kinds.gateway import spec as gateway
 from reconciler.kinds.model import spec as model
 from reconciler.kinds.server import spec as server
+from reconciler.manifest.lock import Lock
 from reconciler.manifest.parse import Manifest
 
 GATEWAY = Ref("gateway", "main")
+NOWHERE, EMPTY = HostFacts(), Lock()
 
 
-def resolve(manifest: Manifest, python: str) -> Mapping[Ref, Declared]:
+def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lock = EMPTY) -> Mapping[Ref, Declared]:
     """`python` is the tag of the interpreter that virtual environments are made with (`cp311`)."""
-    stack, base = manifest.stack, str(manifest.path.parent)
+    stack, base, platform = manifest.stack, str(manifest.path.parent), f"{host.os}-{host.arch}"
     out: dict[Ref, Declared] = {}
     sections = dict(stack.engines)
     used = {m.engine for m in stack.models.values()}
@@ -26,11 +28,11 @@ def resolve(manifest: Manifest, python: str) -> Mapping[Ref, Declared]:
     for name, section in sections.items():
         ref = Ref("engine", name)
         where = manifest.where("engines", name) if name in stack.engines else None
-        out[ref] = Declared(ref, engine.resolve(section, base, python), where=where)
+        out[ref] = Declared(ref, engine.resolve(section, base, python, platform, lock.pins), where=where)
     for name, entry in stack.models.items():
         bytes_, runs, process = Ref("model", name), Ref("engine", entry.engine), Ref("server", name)
         where = manifest.where("models", name)
-        out[bytes_] = Declared(bytes_, model.resolve(entry), where=where)
+        out[bytes_] = Declared(bytes_, model.resolve(entry, lock.pins), where=where)
         spec = server.ServerSpec(
             name=name,
             engine=entry.engine,

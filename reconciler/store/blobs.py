@@ -41,6 +41,11 @@ class Blobs:
             sync_folder(target.parent)
         self.record(digest)
 
+    def holds(self, digest: str) -> bool:
+        """Whether the file is there as it was when it was verified."""
+        record = self._ledger.artifact(digest)
+        return record is not None and record.token == token(self._layout.blob(digest))
+
     def record(self, digest: str) -> None:
         """Note how the verified file looks now."""
         path = self._layout.blob(digest)
@@ -60,11 +65,14 @@ class Blobs:
         self._ledger.forget_artifact(digest)
 
 
-def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """The sha256 of a file, read in 1 MiB pieces; call it in a thread. `progress` hears the bytes done."""
+def sha256_of(path: Path, progress: Callable[[int], None] | None = None, most: int | None = None) -> str:
+    """The sha256 of a file or of its first `most` bytes, read in 1 MiB pieces; call it in a thread.
+
+    `progress` hears the bytes done.
+    """
     hasher, done = hashlib.sha256(), 0
     with path.open("rb") as data:
-        while piece := data.read(1 << 20):
+        while piece := data.read(1 << 20 if most is None else min(1 << 20, most - done)):
             hasher.update(piece)
             done += len(piece)
             if progress:

@@ -19,10 +19,11 @@ from typing import Any
 
 from reconciler.core.diagnostics import Exit, Fault, FaultClass, Refused
 from reconciler.core.ids import Ref, canonical
-from reconciler.core.state import Owned, Trouble
+from reconciler.core.state import Owned, Restored, Trouble
+from reconciler.core.status import Condition
 from reconciler.host.effects import Denied, Effects
 from reconciler.host.process import Identity
-from reconciler.store.schema import EVENTS_KEPT, MIGRATIONS, VERSION
+from reconciler.store.schema import EVENTS_KEPT, JOURNAL_KEPT, MIGRATIONS, RESTORED_KEPT, VERSION
 
 UNWRITABLE = "LEDGER_UNWRITABLE"
 
@@ -81,7 +82,8 @@ class Ledger:
         """For looking only, leaving no trace. An absent ledger reads as an empty one. Refused: newer or damaged."""
         if not path.exists():
             db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-            db.executescript(MIGRATIONS[0])
+            for script in MIGRATIONS:
+                db.executescript(script)
         else:
             db = _connect(_looking(path), path)
             if (found := _version(db, path)) < VERSION:
@@ -112,8 +114,8 @@ class Ledger:
             for number in range(found, VERSION):
                 db.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version={number + 1}; COMMIT;")
         ledger = cls(db, effects, epoch=0)
-        with ledger._change("ledger-epoch", fenced=False) as db:
-            epoch = int(ledger._meta("epoch", "0")) + 1
+        with ledger.change("ledger-epoch", fenced=False) as db:
+            epoch = int(ledger.meta("epoch", "0")) + 1
             db.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (str(epoch),))
             db.execute("INSERT OR IGNORE INTO meta VALUES ('lineage', ?)", (str(uuid.uuid4()),))
             db.execute("INSERT OR IGNORE INTO meta VALUES ('serial', '0')")
@@ -124,12 +126,12 @@ class Ledger:
         self._db.close()
 
     @contextmanager
-    def _change(self, what: str, fenced: bool = True, serial: bool = False) -> Iterator[sqlite3.Connection]:
+    def change(self, what: str, fenced: bool = True, serial: bool = False) -> Iterator[sqlite3.Connection]:
         """One transaction through the choke-point; `serial` counts it as a change of what is owned."""
         with self._mutex, self._effects(what, "ledger"), _ledger_faults():
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                if fenced and int(self._meta("epoch", "0")) != self.epoch:
+                if fenced and int(self.meta("epoch", "0")) != self.epoch:
                     raise Fault(
                         "LOCK_LOST",
                         "another controller has taken over this data root",
@@ -144,47 +146,79 @@ class Ledger:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def _rows(self, query: str, *values: Any) -> list[Any]:
+    def rows(self, query: str, *values: Any) -> list[Any]:
         with self._mutex:
             return self._db.execute(query, values).fetchall()
 
-    def _meta(self, key: str, default: str) -> str:
-        rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
+    def meta(self, key: str, default: str = "") -> str:
+        """A single fact of the whole ledger."""
+        rows = self.rows("SELECT value FROM meta WHERE key = ?", key)
         return str(rows[0][0]) if rows else default
+
+    def set_meta(self, **facts: str) -> None:
+        """Write single facts, all at once."""
+        if any(self.meta(key) != value for key, value in facts.items()):
+            with self.change("meta") as db:
+                db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(facts.items()))
 
     # -- who and what -----------------------------------------------------------------------------------------
 
     @property
     def lineage(self) -> str:
         """Names this ledger for as long as it lives; empty before the first write."""
-        return self._meta("lineage", "")
+        return self.meta("lineage", "")
 
     @property
     def serial(self) -> int:
         """Counts changes of what is owned; a turn that does nothing keeps it."""
-        return int(self._meta("serial", "0"))
+        return int(self.meta("serial", "0"))
 
     def owned(self) -> dict[Ref, Owned]:
-        rows = self._rows("SELECT ref, digest, spec FROM owned ORDER BY ref")
-        return {Ref.parse(ref): Owned(Ref.parse(ref), digest, json.loads(spec)) for ref, digest, spec in rows}
+        rows = self.rows("SELECT ref, digest, spec, protect FROM owned ORDER BY ref")
+        return {
+            (name := Ref.parse(ref)): Owned(name, digest, json.loads(spec), bool(protect))
+            for ref, digest, spec, protect in rows
+        }
 
     def own(self, ref: Ref, digest: str, spec: Any) -> None:
         text = canonical(spec)
-        if self._rows("SELECT 1 FROM owned WHERE ref = ? AND digest = ? AND spec = ?", str(ref), digest, text):
+        if self.rows("SELECT 1 FROM owned WHERE ref = ? AND digest = ? AND spec = ?", str(ref), digest, text):
             return
-        with self._change("own", serial=True) as db:
-            db.execute("INSERT OR REPLACE INTO owned VALUES (?, ?, ?, ?)", (str(ref), digest, text, time.time()))
+        with self.change("own", serial=True) as db:
+            db.execute(
+                "INSERT INTO owned (ref, digest, spec, since) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (ref) DO UPDATE SET"
+                " digest = excluded.digest, spec = excluded.spec, since = excluded.since",
+                (str(ref), digest, text, time.time()),
+            )
+
+    def protect(self, flags: Mapping[Ref, bool]) -> None:
+        """Note which of what is owned may not be removed by a changed manifest."""
+        if flags:
+            with self.change("protect") as db:
+                rows = [(flag, str(ref)) for ref, flag in flags.items()]
+                db.executemany("UPDATE owned SET protect = ? WHERE ref = ?", rows)
 
     def disown(self, ref: Ref) -> None:
         """Forget a resource, once its removal is confirmed."""
-        with self._change("disown", serial=True) as db:
+        with self.change("disown", serial=True) as db:
             db.execute("DELETE FROM owned WHERE ref = ?", (str(ref),))
             db.execute("DELETE FROM troubles WHERE ref = ?", (str(ref),))
+
+    def export(self) -> dict[str, list[dict[str, Any]]]:
+        """Every table with every row."""
+        out = {}
+        for (table,) in self.rows("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"):
+            with self._mutex:
+                cursor = self._db.execute(f"SELECT * FROM {table}")  # noqa: S608
+                names = [column[0] for column in cursor.description]
+                out[str(table)] = [dict(zip(names, row, strict=True)) for row in cursor]
+        return out
 
     # -- journal ----------------------------------------------------------------------------------------------
 
     def begin(self, ref: Ref, verb: str, intent: Mapping[str, Any]) -> int:
-        with self._change("intent") as db:
+        with self.change("intent") as db:
             row = db.execute(
                 "INSERT INTO journal (epoch, ref, verb, intent, opened) VALUES (?, ?, ?, ?, ?)",
                 (self.epoch, str(ref), verb, canonical(intent), time.time()),
@@ -193,19 +227,25 @@ class Ledger:
             return row.lastrowid
 
     def end(self, seq: int, outcome: str) -> None:
-        with self._change("outcome") as db:
+        with self.change("outcome") as db:
             db.execute("UPDATE journal SET closed = ?, outcome = ? WHERE seq = ?", (time.time(), outcome, seq))
-            db.execute("DELETE FROM journal WHERE seq <= ? AND closed IS NOT NULL", (seq - EVENTS_KEPT,))
+            db.execute("DELETE FROM journal WHERE seq <= ? AND closed IS NOT NULL", (seq - JOURNAL_KEPT,))
+
+    def operations(self, limit: int = 1000) -> list[dict[str, Any]]:
+        """The journal, oldest first: what was meant, when, why, and what came of it (None: still open)."""
+        names = ("seq", "ref", "verb", "intent", "opened", "closed", "outcome")
+        rows = self.rows(f"SELECT {', '.join(names)} FROM journal ORDER BY seq DESC LIMIT ?", limit)  # noqa: S608
+        return [{**dict(zip(names, row, strict=True)), "intent": json.loads(row[3])} for row in reversed(rows)]
 
     def open_operations(self) -> list[Operation]:
         """Intents without an outcome: what a crash interrupted."""
-        rows = self._rows("SELECT seq, ref, verb, intent FROM journal WHERE closed IS NULL ORDER BY seq")
+        rows = self.rows("SELECT seq, ref, verb, intent FROM journal WHERE closed IS NULL ORDER BY seq")
         return [Operation(seq, Ref.parse(ref), verb, json.loads(intent)) for seq, ref, verb, intent in rows]
 
     # -- processes --------------------------------------------------------------------------------------------
 
     def processes(self) -> list[ProcessRow]:
-        rows = self._rows(
+        rows = self.rows(
             "SELECT nonce, ref, digest, host, port, inputs, log, created, pid, start, boot, ready, retiring"
             " FROM processes ORDER BY created, nonce"
         )
@@ -229,7 +269,7 @@ class Ledger:
     def intend_process(
         self, nonce: str, ref: Ref, digest: str, host: str, port: int, inputs: Mapping[str, str], log: Path
     ) -> None:
-        with self._change("process-intent") as db:
+        with self.change("process-intent") as db:
             db.execute(
                 "INSERT INTO processes (nonce, ref, digest, host, port, inputs, log, created)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -237,54 +277,54 @@ class Ledger:
             )
 
     def record_spawned(self, nonce: str, identity: Identity) -> None:
-        with self._change("process-spawned") as db:
+        with self.change("process-spawned") as db:
             db.execute(
                 "UPDATE processes SET pid = ?, start = ?, boot = ? WHERE nonce = ?",
                 (identity.pid, identity.start, identity.boot, nonce),
             )
 
     def record_ready(self, nonce: str) -> None:
-        with self._change("process-ready") as db:
+        with self.change("process-ready") as db:
             db.execute("UPDATE processes SET ready = ? WHERE nonce = ? AND ready IS NULL", (time.time(), nonce))
 
     def record_retiring(self, nonce: str) -> None:
-        with self._change("process-retiring") as db:
+        with self.change("process-retiring") as db:
             db.execute("UPDATE processes SET retiring = ? WHERE nonce = ? AND retiring IS NULL", (time.time(), nonce))
 
     def forget_process(self, nonce: str) -> None:
-        with self._change("process-forget") as db:
+        with self.change("process-forget") as db:
             db.execute("DELETE FROM processes WHERE nonce = ?", (nonce,))
 
     # -- artefacts and pins -----------------------------------------------------------------------------------
 
     def artifact(self, digest: str) -> Artifact | None:
-        rows = self._rows("SELECT digest, size, token, verified FROM artifacts WHERE digest = ?", digest)
+        rows = self.rows("SELECT digest, size, token, verified FROM artifacts WHERE digest = ?", digest)
         return Artifact(*rows[0]) if rows else None
 
     def artifacts(self) -> list[Artifact]:
-        return [Artifact(*row) for row in self._rows("SELECT digest, size, token, verified FROM artifacts")]
+        return [Artifact(*row) for row in self.rows("SELECT digest, size, token, verified FROM artifacts")]
 
     def record_artifact(self, digest: str, size: int, token: str) -> None:
-        with self._change("artifact") as db:
+        with self.change("artifact") as db:
             db.execute("INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?, ?)", (digest, size, token, time.time()))
 
     def forget_artifact(self, digest: str) -> None:
-        with self._change("artifact-forget") as db:
+        with self.change("artifact-forget") as db:
             db.execute("DELETE FROM artifacts WHERE digest = ?", (digest,))
 
     def pins(self) -> dict[str, dict[str, Any]]:
         """Source → what it was found to be (sha256, size, file)."""
-        return {source: json.loads(facts) for source, facts in self._rows("SELECT source, facts FROM pins")}
+        return {source: json.loads(facts) for source, facts in self.rows("SELECT source, facts FROM pins")}
 
     def pin(self, source: str, facts: Mapping[str, Any]) -> None:
-        with self._change("pin") as db:
+        with self.change("pin") as db:
             db.execute("INSERT OR REPLACE INTO pins VALUES (?, ?, ?)", (source, canonical(facts), time.time()))
 
     # -- troubles, events, generations ------------------------------------------------------------------------
 
     def troubles(self) -> dict[Ref, Trouble]:
         out = {}
-        for ref, text in self._rows("SELECT ref, facts FROM troubles"):
+        for ref, text in self.rows("SELECT ref, facts FROM troubles"):
             facts = json.loads(text)
             out[Ref.parse(ref)] = Trouble(**{**facts, "kind": FaultClass(facts["kind"])})
         for unsaved, trouble in self._unsaved.items():
@@ -298,7 +338,7 @@ class Ledger:
         if trouble is None and ref not in self.troubles():
             return
         try:
-            with self._change("trouble") as db:
+            with self.change("trouble") as db:
                 if trouble is None:
                     db.execute("DELETE FROM troubles WHERE ref = ?", (str(ref),))
                 else:
@@ -313,7 +353,7 @@ class Ledger:
         """Append to the bounded event log and tell whoever follows it. Told even when it cannot be written (seq 0)."""
         now, seq = time.time(), 0
         try:
-            with self._change("event") as db:
+            with self.change("event") as db:
                 row = db.execute(
                     "INSERT INTO events (at, ref, type, message) VALUES (?, ?, ?, ?)", (now, ref, type_, message)
                 )
@@ -326,27 +366,55 @@ class Ledger:
             self.on_event({"seq": seq, "at": now, "ref": ref, "type": type_, "message": message})
 
     def events(self, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
-        rows = self._rows(
+        rows = self.rows(
             "SELECT seq, at, ref, type, message FROM events WHERE seq > ? ORDER BY seq DESC LIMIT ?", after, limit
         )
         return [dict(zip(("seq", "at", "ref", "type", "message"), row, strict=True)) for row in reversed(rows)]
 
-    def add_generation(self, digest: str, manifest: str) -> int:
-        """Number an applied manifest; the same one applied again keeps its number."""
-        rows = self._rows("SELECT number, digest FROM generations ORDER BY number DESC LIMIT 1")
-        if rows and rows[0][1] == digest:
-            return int(rows[0][0])
-        with self._change("generation") as db:
-            number = db.execute(
-                "INSERT INTO generations (at, digest, manifest) VALUES (?, ?, ?)", (time.time(), digest, manifest)
-            ).lastrowid
-            assert number is not None
-            return number
+    # -- conditions and what was put back ----------------------------------------------------------------------
 
-    def last_generation(self) -> tuple[int, str, str] | None:
-        """(number, digest, path of the manifest that it came from), or None before the first."""
-        rows = self._rows("SELECT number, digest, manifest FROM generations ORDER BY number DESC LIMIT 1")
-        return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+    def conditions(self) -> dict[Ref, tuple[Condition, ...]]:
+        """As they were last told; without messages."""
+        out: dict[Ref, tuple[Condition, ...]] = {}
+        for text, type_, status, reason, since in self.rows("SELECT ref, type, status, reason, since FROM conditions"):
+            ref = Ref.parse(text)
+            out[ref] = (*out.get(ref, ()), Condition(type_, status, reason, since=since))
+        return out
+
+    def set_conditions(
+        self, found: Mapping[Ref, tuple[Condition, ...]], earlier: Mapping[Ref, tuple[Condition, ...]]
+    ) -> None:
+        """Write down those that differ from the `earlier` ones; those of resources that are no more are dropped."""
+        known = {(ref, c.type): c.since for ref, group in earlier.items() for c in group}
+        moved = [(ref, c) for ref, group in found.items() for c in group if known.get((ref, c.type)) != c.since]
+        gone = [ref for ref in earlier if ref not in found]
+        if not moved and not gone:
+            return
+        with self.change("conditions") as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO conditions VALUES (?, ?, ?, ?, ?)",
+                [(str(ref), c.type, c.status, c.reason, c.since) for ref, c in moved],
+            )
+            db.executemany("DELETE FROM conditions WHERE ref = ?", [(str(ref),) for ref in gone])
+
+    def restored(self) -> dict[Ref, tuple[Restored, ...]]:
+        """What had to be put back, oldest first."""
+        out: dict[Ref, tuple[Restored, ...]] = {}
+        for text, at, saw in self.rows("SELECT ref, at, saw FROM restored ORDER BY seq"):
+            ref = Ref.parse(text)
+            out[ref] = (*out.get(ref, ()), Restored(at, saw))
+        return out
+
+    def note_restored(self, ref: Ref, saw: str) -> None:
+        with self.change("restored") as db:
+            row = db.execute("INSERT INTO restored (ref, at, saw) VALUES (?, ?, ?)", (str(ref), time.time(), saw))
+            db.execute("DELETE FROM restored WHERE seq <= ?", ((row.lastrowid or 0) - RESTORED_KEPT,))
+
+    def forget_restored(self) -> None:
+        """A person has taken notice: everything is put back again without being counted against it."""
+        if self.rows("SELECT 1 FROM restored LIMIT 1"):
+            with self.change("restored-forget") as db:
+                db.execute("DELETE FROM restored")
 
 
 @contextmanager
@@ -379,8 +447,7 @@ def _connect(uri: str, path: Path) -> sqlite3.Connection:
             db.close()
         raise Refused(
             f"the ledger {path} cannot be read: {error}",
-            hint="is it on a failing disk, or not ours? Move it aside and apply again: "
-            "servers are started anew, downloaded files are kept",
+            hint="is it on a failing disk? `reconcile state rebuild` makes it again from what is on disk and what runs",
         ) from error
     return db
 

@@ -43,7 +43,33 @@ MIGRATIONS: tuple[str, ...] = (
         number INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, digest TEXT NOT NULL, manifest TEXT NOT NULL
     );
     """,
+    """
+    ALTER TABLE owned ADD COLUMN protect INTEGER NOT NULL DEFAULT 0;
+
+    -- How a generation came about and what became of it: applying, ready, failed.
+    ALTER TABLE generations ADD COLUMN state TEXT NOT NULL DEFAULT 'ready';
+    ALTER TABLE generations ADD COLUMN locked TEXT NOT NULL DEFAULT '';
+    ALTER TABLE generations ADD COLUMN policy TEXT NOT NULL DEFAULT '';
+    ALTER TABLE generations ADD COLUMN routes TEXT NOT NULL DEFAULT '';
+    ALTER TABLE generations ADD COLUMN targets TEXT NOT NULL DEFAULT '';
+    INSERT OR IGNORE INTO meta SELECT 'current', number FROM generations ORDER BY number DESC LIMIT 1;
+
+    UPDATE pins SET source = substr(source, 1, length(source) - 1) || ',""]';
+
+    -- Conditions as they were last told: so that the time of a change outlives us.
+    CREATE TABLE conditions (
+        ref TEXT NOT NULL, type TEXT NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL, since REAL NOT NULL,
+        PRIMARY KEY (ref, type)
+    ) WITHOUT ROWID;
+
+    -- What had to be put back, and what was seen of it.
+    CREATE TABLE restored (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, ref TEXT NOT NULL, at REAL NOT NULL, saw TEXT NOT NULL
+    );
+    """,
 )
 
 VERSION = len(MIGRATIONS)
 EVENTS_KEPT = 10_000
+JOURNAL_KEPT = 10_000  # closed entries
+RESTORED_KEPT = 1_000

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.ids import Ref
@@ -15,7 +17,7 @@ from reconciler.core.state import Absent, Declared, Found, Observation
 from reconciler.kinds.base import Tools
 from reconciler.kinds.engine.rules import EngineRules, EngineState
 from reconciler.kinds.engine.spec import EngineSpec
-from reconciler.sources.pypi import pip_fault, run_pip
+from reconciler.sources.pypi import find, pip_fault, run_pip
 
 HOST_PROGRAM = Path(__file__).with_name("llama_host.py")
 MARK = ".installed"  # written last: an environment without it is a half-made one
@@ -44,6 +46,10 @@ class EngineKind:
                 assert declared is not None
                 async with tools.downloads:
                     await _install(ref, declared.spec, tools)
+            case "renew":
+                assert declared is not None
+                await _renew(declared.spec, tools)
+                return
             case "adopt":
                 assert declared is not None
                 _usable(declared.spec)
@@ -93,14 +99,36 @@ async def _install(ref: Ref, spec: EngineSpec, tools: Tools) -> None:
     tools.progress(ref, f"installing xllamacpp {spec.version}", 0, None)
     with tools.effects("venv", folder):
         await _run([sys.executable, "-m", "venv", "--without-pip", str(folder)], ref)
+    wanted, report = folder / "wanted.txt", folder / "report.json"
+    locked = f" --hash=sha256:{spec.locked}" if spec.locked else ""
+    tools.files.write(wanted, f"xllamacpp=={spec.version}{locked}\n".encode())
     argv = [sys.executable, "-m", "pip", "--python", str(_python(folder)), "install", "--quiet", "--no-deps"]
-    argv += ["--disable-pip-version-check", "--only-binary", ":all:", "--no-compile", f"xllamacpp=={spec.version}"]
+    argv += ["--disable-pip-version-check", "--only-binary", ":all:", "--no-compile"]
+    argv += ["--report", str(report), "--requirement", str(wanted)]
     with tools.effects("pip-install", folder):
         _, err, code = await run_pip(argv)
     if code:
         raise pip_fault(f"xllamacpp=={spec.version}", err)
+    if (facts := _installed(report)) is not None:
+        tools.ledger.pin(spec.pin, facts)
     await _run([str(_python(folder)), "-c", "import xllamacpp"], ref)  # the smoke test: it loads on this machine
     tools.files.write(folder / MARK, f"{spec.version}\n".encode())
+
+
+async def _renew(spec: EngineSpec, tools: Tools) -> None:
+    """Find out which wheel it would be installed from now."""
+    if spec.source:
+        wheel = await find(spec.source.removeprefix("pypi:"))
+        if wheel.sha256:
+            tools.ledger.pin(spec.pin, {"name": wheel.name, "sha256": wheel.sha256})
+
+
+def _installed(report: Path) -> dict[str, str] | None:
+    """What pip says that it installed: the wheel's name and sha256."""
+    found = json.loads(report.read_text())["install"][0]["download_info"]
+    sha256 = found.get("archive_info", {}).get("hashes", {}).get("sha256")
+    name = PurePosixPath(unquote(urlsplit(found["url"]).path)).name
+    return {"name": name, "sha256": sha256} if sha256 else None
 
 
 async def _run(argv: list[str], ref: Ref) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Action, Change, Op, Phase, Price
-from reconciler.core.state import World
+from reconciler.core.state import Drift, World
 from reconciler.core.status import Condition, no, yes
 from reconciler.kinds.engine.spec import EngineSpec
 
@@ -21,6 +21,9 @@ class EngineState:
 
 
 class EngineRules:
+    drift = Drift.CORRECT
+    runs = False
+
     def change(self, ref: Ref, world: World) -> Change | None:
         declared, state = world.desired.get(ref), world.found(ref)
         if declared is None:
@@ -34,12 +37,15 @@ class EngineRules:
             return Change(ref, Op.ADOPT, reason, (adopt,), where=declared.where)
         if spec.type == "embedded":
             text = f"install xllamacpp {spec.version} into a virtual environment of its own"
-            action, price = Action(Phase.MATERIALISE, "install", text), Price(download=None)
+            action, price = Action(Phase.MATERIALISE, "install", text), Price(download=None, disk=None)
         else:
             action, price = Action(Phase.MATERIALISE, "adopt", f"use {spec.path}"), Price()
-        op = Op.REPLACE if ref in world.owned else Op.CREATE
-        reason = "not installed" if op is Op.CREATE else "no longer as it was installed"
-        return Change(ref, op, reason, (action,), price=price, where=declared.where)
+        owned = world.owned.get(ref)
+        if owned is None:
+            return Change(ref, Op.CREATE, "not installed", (action,), price=price, where=declared.where)
+        drift = owned.digest == declared.digest
+        reason = "no longer as it was installed" if drift else "its declaration changed"
+        return Change(ref, Op.REPLACE, reason, (action,), price=price, where=declared.where, drift=drift)
 
     def _removal(self, ref: Ref, world: World) -> Change:
         purge = world.purge and world.found(ref) is not None and world.found(ref).owned

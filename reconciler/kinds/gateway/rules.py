@@ -12,7 +12,7 @@ from typing import Any
 
 from reconciler.core.ids import Ref, digest_of
 from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price
-from reconciler.core.state import Declared, World
+from reconciler.core.state import VOLATILE, Declared, Drift, World
 from reconciler.core.status import Condition, no, yes
 from reconciler.kinds.gateway.spec import GatewaySpec
 from reconciler.supervise.machine import Phase as Life
@@ -40,7 +40,7 @@ class GatewayState:
     processes: tuple[Process, ...] = ()
     digest: str = ""
     routed: frozenset[str] = frozenset()
-    inflight: Mapping[str, int] = field(default_factory=dict)
+    inflight: Mapping[str, int] = field(default_factory=dict, metadata=VOLATILE)
     keys: tuple[tuple[str, str], ...] = ()
     problem: str = ""
     holder: str = ""
@@ -61,6 +61,9 @@ class Target:
 
 
 class GatewayRules:
+    drift = Drift.CORRECT
+    runs = True
+
     def change(self, ref: Ref, world: World) -> Change | None:
         state: GatewayState = world.found(ref) or GatewayState()
         declared = world.desired.get(ref)
@@ -157,16 +160,18 @@ def _start(
 ) -> Change:  # fmt: skip
     spec: GatewaySpec = declared.spec
     begin = Action(Phase.START, "start", f"listen on {spec.host}:{spec.port}", {"targets": targets(spec, world)})
-    names = ", ".join(m.name for m in spec.models) or "no model yet"
-    route = Action(Phase.ROUTE, "route", f"route {names}", {"targets": targets(spec, world)})
+    led = ", ".join(m.name for m in spec.models) or "no model yet"
+    route = Action(Phase.ROUTE, "route", f"route {led}", {"targets": targets(spec, world)})
     blocked = f"; port {spec.port} is held by {state.holder}" if state.holder else ""
     if ref not in world.owned:
         return Change(ref, Op.CREATE, f"not running{blocked}", (begin, route), where=declared.where)
     if others:
         reason = f"it is to listen elsewhere{blocked}"
         return Change(ref, Op.REPLACE, reason, (begin, route, *others), fields, where=declared.where)
-    price = Price(downtime="refuses requests until it has restarted")
-    return Change(ref, Op.RESTART, f"its process is gone{blocked}", (begin, route), fields, price, declared.where)
+    names = tuple(sorted(name for m in spec.models for name in (m.name, *m.aliases)))
+    price = Price(downtime="refuses requests until it has restarted", clients=names)
+    reason = f"its process is gone{blocked}"
+    return Change(ref, Op.RESTART, reason, (begin, route), fields, price, declared.where, drift=not fields)
 
 
 def _stop(process: Process) -> Action:

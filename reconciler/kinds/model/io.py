@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.ids import Ref
@@ -16,7 +18,7 @@ from reconciler.host.files import Files
 from reconciler.kinds.base import Tools
 from reconciler.kinds.model.rules import ModelRules, ModelState
 from reconciler.kinds.model.spec import ModelSpec, shown
-from reconciler.sources import Brought, Request, source_for
+from reconciler.sources import Brought, Request, immutable, source_for
 from reconciler.store.blobs import sha256_of, token
 
 HEADER_STEP = 1 << 20
@@ -47,6 +49,9 @@ class ModelKind:
             case "fetch":
                 async with tools.downloads:
                     await _fetch(ref, spec, tools)
+            case "renew":
+                async with tools.downloads:
+                    await _renew(ref, spec, tools)
             case "verify":
                 await _verify(ref, _sha256(spec, tools), tools)
         tools.fetch.discard(_part(spec, tools))  # a crash may have left its sidecar, whichever action comes after it
@@ -54,15 +59,16 @@ class ModelKind:
 
 
 def _sha256(spec: ModelSpec, tools: Tools) -> str:
-    return spec.sha256 or str(tools.ledger.pins().get(spec.pin, {}).get("sha256", ""))
+    """Which bytes are meant: the manifest's word, the lock's, or what was found first."""
+    return spec.sha256 or spec.locked or str(tools.ledger.pins().get(spec.pin, {}).get("sha256", ""))
 
 
 def _look(spec: ModelSpec, pin: Mapping[str, object], tools: Tools) -> ModelState:
-    sha256 = spec.sha256 or str(pin.get("sha256", ""))
+    sha256 = spec.sha256 or spec.locked or str(pin.get("sha256", ""))
     if not sha256:
         return ModelState()
     record, seen = tools.ledger.artifact(sha256), token(tools.layout.blob(sha256))
-    known = record.size if record else int(str(pin.get("size", 0)))
+    known = record.size if record else int(str(pin.get("size", 0))) if pin.get("sha256") == sha256 else 0
     if seen is None:
         return ModelState(sha256, known, lost="its file is gone from the store" if record else "")
     size = int(seen.split(":")[1])
@@ -76,12 +82,21 @@ def _look(spec: ModelSpec, pin: Mapping[str, object], tools: Tools) -> ModelStat
     return ModelState(sha256, size, present=True, token=seen)
 
 
-async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
+async def _renew(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
+    """See what the source is now, whatever was pinned; what is in use stays so until the new bytes are here."""
+    found, pin = await immutable(spec.source), tools.ledger.pins().get(spec.pin, {})
+    if found == pin.get("resolved") and tools.blobs.holds(str(pin.get("sha256"))):
+        return
+    await _fetch(ref, replace(spec, locked="", resolved=found), tools, spec.sha256)
+
+
+async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools, wanted: str | None = None) -> None:
     """Bring the bytes, judge them, and only then let them into the store."""
     part = _part(spec, tools)
-    wanted = _sha256(spec, tools)
+    wanted = _sha256(spec, tools) if wanted is None else wanted
+    resolved = spec.resolved or str(tools.ledger.pins().get(spec.pin, {}).get("resolved", ""))
     request = Request(
-        spec.source,
+        resolved or spec.source,
         spec.file,
         wanted,
         part,
@@ -96,12 +111,13 @@ async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
         tools.fetch.discard(part)
         raise _mismatch(spec, brought, wanted)
     try:
-        await asyncio.to_thread(_judge, part, brought)
+        facts = await asyncio.to_thread(_judge, part, brought)
     except Fault:
         tools.fetch.discard(part)
         raise
-    tools.ledger.pin(spec.pin, {"sha256": brought.sha256, "size": brought.size, "name": brought.name, **brought.facts})
-    tools.blobs.take(part, brought.sha256)
+    tools.ledger.pin(spec.pin, facts)
+    if not tools.blobs.holds(brought.sha256):
+        tools.blobs.take(part, brought.sha256)
 
 
 def _part(spec: ModelSpec, tools: Tools) -> Path:
@@ -118,8 +134,8 @@ def _mismatch(spec: ModelSpec, brought: Brought, wanted: str) -> Fault:
     )
 
 
-def _judge(path: Path, brought: Brought) -> None:
-    """Raise Fault unless the file is a whole GGUF."""
+def _judge(path: Path, brought: Brought) -> dict[str, Any]:
+    """What is to be pinned of a file. Raises Fault unless it is a whole GGUF."""
     try:
         header = read_header(path)
     except gguf.NotGguf as error:
@@ -137,6 +153,17 @@ def _judge(path: Path, brought: Brought) -> None:
             hint="the file at the source is incomplete",
             kind=FaultClass.PERMANENT,
         )
+    licence, kind = header.keys.get("general.license"), header.keys.get("general.file_type")
+    facts = {
+        "resolved": brought.resolved,
+        "name": brought.name,
+        "size": brought.size,
+        "sha256": brought.sha256,
+        "header": sha256_of(path, most=header.data),
+        "file_type": kind if type(kind) is int else None,
+        "licence": licence if isinstance(licence, str) else None,
+    }
+    return {key: value for key, value in facts.items() if value not in (None, "")}
 
 
 def read_header(path: Path) -> gguf.Header:

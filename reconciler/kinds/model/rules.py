@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price, human_bytes
-from reconciler.core.state import World
+from reconciler.core.state import Drift, World
 from reconciler.core.status import Condition, no, yes
 from reconciler.kinds.model.spec import ModelSpec, shown
 
@@ -31,6 +31,9 @@ class ModelState:
 
 
 class ModelRules:
+    drift = Drift.CORRECT
+    runs = False
+
     def change(self, ref: Ref, world: World) -> Change | None:
         declared, state = world.desired.get(ref), world.found(ref) or ModelState()
         if declared is None:
@@ -39,8 +42,10 @@ class ModelRules:
         owned = world.owned.get(ref)
         if state.suspect:
             known = owned is not None
+            drift = owned is not None and owned.digest == declared.digest
             verify = Action(Phase.MATERIALISE, "verify", f"prove {human_bytes(state.size)} again by sha256")
-            return Change(ref, Op.UPDATE if known else Op.ADOPT, state.suspect, (verify,), where=declared.where)
+            op = Op.UPDATE if known else Op.ADOPT
+            return Change(ref, op, state.suspect, (verify,), where=declared.where, drift=drift)
         if state.present:
             if owned is not None and owned.digest == declared.digest:
                 return None
@@ -53,8 +58,9 @@ class ModelRules:
         op = Op.CREATE if owned is None else Op.REPLACE if fields else Op.UPDATE
         gone = "its file is gone from the store" if owned else "not here yet"
         reason = "its source changed" if fields else state.lost or gone
-        price = Price(download=state.size or None)
-        return Change(ref, op, reason, (fetch,), fields, price, declared.where)
+        price = Price(download=state.size or None, disk=state.size or None)
+        drift = owned is not None and owned.digest == declared.digest and not fields
+        return Change(ref, op, reason, (fetch,), fields, price, declared.where, drift)
 
     def _removal(self, ref: Ref, world: World, state: ModelState) -> Change:
         purge = world.purge and state.present
@@ -62,7 +68,8 @@ class ModelRules:
         text = f"remove its file{size}" if purge else f"release it; its file{size} stays until `reconcile down --purge`"
         hold = f"{server} uses it" if (server := Ref("server", ref.name)) in world.owned else ""
         action = Action(Phase.SWEEP, "purge" if purge else "release", text, hold=hold)
-        return Change(ref, Op.DELETE, "no longer in the manifest", (action,))
+        price = Price(disk=-state.size if purge else 0)
+        return Change(ref, Op.DELETE, "no longer in the manifest", (action,), price=price)
 
     def conditions(self, ref: Ref, world: World) -> tuple[Condition, ...]:
         state = world.found(ref) or ModelState()
@@ -77,9 +84,13 @@ class ModelRules:
 
 def _fields(ref: Ref, before: object, spec: ModelSpec) -> tuple[FieldChange, ...]:
     old = before if isinstance(before, dict) else {}
-    new = {"source": spec.source, "file": spec.file, "sha256": spec.sha256}
+    new = {"source": spec.source, "file": spec.file, "sha256": spec.sha256, "locked": spec.locked}
     return tuple(
-        FieldChange(f"models.{ref.name}.{key}", shown(old[key]), shown(new[key]))
+        FieldChange(
+            f"models.{ref.name}.{key}" if key != "locked" else f"stack.lock {shown(spec.source)}",
+            shown(old[key]),
+            shown(new[key]),
+        )
         for key in new
-        if key in old and old[key] != new[key]
+        if key in old and old[key] != new[key] and (key != "locked" or (old[key] and new[key]))
     )

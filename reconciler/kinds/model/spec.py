@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import AfterValidator, Field
 
-from reconciler.core.ids import canonical, digest_of
+from reconciler.core.ids import digest_of, pin_key
 from reconciler.core.section import SHA256, Alias, Count, Name, Section
 
 Cache = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
@@ -87,20 +88,30 @@ class ModelSection(Section):
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """The bytes: a source, a file glob (or empty), a sha256 (or empty: trust on first use)."""
+    """The bytes: a source, a file glob (or empty), a sha256 (or empty: trust on first use).
+
+    `locked` and `resolved` are what the lock says of them: the sha256, and the source in its immutable form. They
+    are not part of what the model is: a lock that learns them changes nothing.
+    """
 
     source: str
     file: str
     sha256: str
+    locked: str = ""
+    resolved: str = ""
 
     @property
     def digest(self) -> str:
+        return digest_of({"source": self.source, "file": self.file, "sha256": self.sha256})
+
+    @property
+    def attempt(self) -> str:
         return digest_of(self)
 
     @property
     def pin(self) -> str:
-        """The key under which the ledger remembers what this source was found to be."""
-        return canonical([self.source, self.file])
+        """The key under which ledger and lock remember what this source was found to be."""
+        return pin_key(self.source, self.file)
 
 
 def shown(source: str) -> str:
@@ -109,5 +120,10 @@ def shown(source: str) -> str:
     return f"{address}?…" if question and source.startswith("http") else source
 
 
-def resolve(section: ModelSection) -> ModelSpec:
-    return ModelSpec(section.source, section.file, section.sha256 or "")
+def resolve(section: ModelSection, pins: Mapping[str, Mapping[str, Any]]) -> ModelSpec:
+    """`pins` are those of the lock, by their keys; one that the manifest's own sha256 contradicts does not count."""
+    pin = pins.get(pin_key(section.source, section.file), {})
+    locked, wanted = str(pin.get("sha256", "")), section.sha256 or ""
+    if wanted and locked != wanted:
+        return ModelSpec(section.source, section.file, wanted)
+    return ModelSpec(section.source, section.file, wanted, locked, str(pin.get("resolved", "")))

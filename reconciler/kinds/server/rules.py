@@ -19,7 +19,7 @@ from typing import Any
 
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price, human_bytes
-from reconciler.core.state import Declared, World
+from reconciler.core.state import VOLATILE, Declared, Drift, World
 from reconciler.core.status import Condition, no, yes
 from reconciler.kinds.server.spec import ServerSpec
 from reconciler.supervise.machine import Phase as Life
@@ -40,7 +40,7 @@ class Instance:
     inputs: Mapping[str, str] = field(default_factory=dict)
     ready: float | None = None
     retiring: float | None = None
-    silent: bool = False  # it has stopped answering
+    silent: bool = field(default=False, metadata=VOLATILE)  # it has stopped answering
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,9 @@ class ServerState:
 
 
 class ServerRules:
+    drift = Drift.CORRECT
+    runs = True
+
     def change(self, ref: Ref, world: World) -> Change | None:
         state: ServerState = world.found(ref) or ServerState()
         declared = world.desired.get(ref)
@@ -77,16 +80,19 @@ class ServerRules:
         ready = [i for i in state.living if i.life in (Life.READY, Life.RETIRING) and i.ready is not None]
         living = state.living
         running = yes("Running", "Alive", f"port {living[-1].port}") if living else no("Running", "NotStarted")
+        gateway = world.found(Ref("gateway", "main"))
+        led = gateway is not None and any(i.nonce in gateway.routed for i in living)
+        rest = (running, yes("Routed", "InRoutes") if led else no("Routed", "NotInRoutes"))
         if declared is None:
-            return no("Ready", "NotWanted", "it is being stopped"), running
+            return no("Ready", "NotWanted", "it is being stopped"), *rest
         current = [i for i in ready if is_fresh(i, declared, world)]
         if current:
-            return yes("Ready", "Answers", f"port {current[-1].port}"), running
+            return yes("Ready", "Answers", f"port {current[-1].port}"), *rest
         if any(i.life is Life.READY for i in ready):
-            return yes("Ready", "Outdated", "the earlier version serves until its successor is ready"), running
+            return yes("Ready", "Outdated", "the earlier version serves until its successor is ready"), *rest
         if any(i.life is Life.UNRESPONSIVE for i in living):
-            return no("Ready", "Unresponsive", "it runs, but does not answer"), running
-        return no("Ready", "Starting" if living else "NotStarted"), running
+            return no("Ready", "Unresponsive", "it runs, but does not answer"), *rest
+        return no("Ready", "Starting" if living else "NotStarted"), *rest
 
 
 def is_fresh(instance: Instance, declared: Declared, world: World) -> bool:
@@ -120,21 +126,31 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
         return Change(ref, Op.CREATE, "not running", actions, (), Price(memory=size), declared.where)
     if fields or (owned is not None and owned.digest != declared.digest):
         reason = "its settings changed" if fields else _inputs_changed(owned.spec if owned else {}, spec)
-        return Change(ref, Op.REPLACE, reason, actions, fields, Price(downtime=downtime), declared.where)
+        clients = names(ref, world) if downtime else ()
+        price = Price(downtime=downtime, clients=clients)
+        return Change(ref, Op.REPLACE, reason, actions, fields, price, declared.where)
     if hung:
         reason, downtime = "it runs, but does not answer", "is down until it has restarted"
     elif leaving:
         reason = "its model file was brought anew" if model is not None else "it was made from another spec"
     else:
         reason, downtime = "its process is gone", "is down until it has restarted"
-    return Change(ref, Op.RESTART, reason, actions, (), Price(downtime=downtime), declared.where)
+    price = Price(downtime=downtime, clients=names(ref, world) if downtime else ())
+    return Change(ref, Op.RESTART, reason, actions, (), price, declared.where, drift=hung or not leaving)
 
 
 def _removal(ref: Ref, state: ServerState, world: World) -> Change:
     stops = _stops(state.living, world)
     forget = Action(Phase.SWEEP, "release", "forget it")
-    freed = sum(-_size(ref, world) for _ in stops[:1])
-    return Change(ref, Op.DELETE, "no longer in the manifest", (*stops, forget), price=Price(memory=freed))
+    price = Price(memory=-_size(ref, world) if stops else 0, clients=names(ref, world))
+    return Change(ref, Op.DELETE, "no longer in the manifest", (*stops, forget), price=price)
+
+
+def names(ref: Ref, world: World) -> tuple[str, ...]:
+    """What clients ask for to reach this server, as the gateway was last set up."""
+    gateway = world.owned.get(Ref("gateway", "main"))
+    models = gateway.spec.get("models", ()) if gateway is not None else ()
+    return tuple(name for m in models if m["name"] == ref.name for name in (m["name"], *m["aliases"]))
 
 
 def _note_down(ref: Ref, declared: Declared, world: World) -> Change | None:
