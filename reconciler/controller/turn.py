@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from reconciler.core import planner, status
 from reconciler.core.ids import Ref
@@ -59,7 +59,7 @@ def look(wanted: Wanted, tools: Tools, kinds: Mapping[str, Kind]) -> View:
     refs = sorted({*desired, *owned, *(row.ref for row in tools.ledger.processes())})
     for name, kind in kinds.items():
         observed |= kind.observe([r for r in refs if r.kind == name], desired, tools)
-    host = replace(hardware.facts(), memory_available=hardware.memory_available())
+    host = hardware.facts()
     world = World(
         desired,
         observed,
