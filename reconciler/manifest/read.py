@@ -83,8 +83,8 @@ def read(text: bytes, file: str) -> Document:
         decoded = text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = text[: error.start].count(b"\n") + 1
-        is_16 = "it is UTF-16; " if text.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
-        document.fault("the text is not UTF-8", Where(file, line, 1), is_16 + "save the file with UTF-8 encoding")
+        wide = "it is UTF-16 or UTF-32; " if text.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
+        document.fault("the text is not UTF-8", Where(file, line, 1), wide + "save the file with UTF-8 encoding")
         return document
     if not _foreign(decoded, document):
         _build(decoded, document)
@@ -228,7 +228,7 @@ class _Builder:
     def _key(self, event: Any, path: Path, before: dict[str, Any], depth: int) -> str | None:
         """None for what cannot be a key here; why is in the document."""
         if type(event) is not self.events.ScalarEvent:
-            self._fault("a key must be plain text", event)
+            self._fault("a key must be plain text", event, "text that begins with { or [ needs quotes")
             self._skip(event, depth + 1)
             return None
         if event.anchor or event.tag:
@@ -302,9 +302,8 @@ class _Builder:
             self.anchors.add(event.anchor)
             self._fault("anchors and aliases (& and *) are not used here", event, "write the value out again")
         if event.tag:
-            self._fault(
-                f"the tag {event.tag} is not used here", event, "remove it; text that begins with ! needs quotes"
-            )
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            self._fault(f"the tag {tag} is not used here", event, "remove it; text that begins with ! needs quotes")
 
     def _unfit(self, event: Any) -> None:
         self._fault("it holds a character that no file name or setting can have", event)
@@ -351,7 +350,7 @@ def meaning(text: str) -> Any:
 
 _CONFLICT = re.compile(r"^(?:<{7} .*|\|{7} .*|={7}|>{7} .*)\r?$", re.MULTILINE)
 _HINTS = (
-    (r"'\\t'", "indent with spaces; YAML does not allow tabs there"),
+    (r"'\\t'|a tab ", "indent with spaces; YAML does not allow tabs there"),
     ("cannot start any token", "text that begins with this character needs quotes"),
     (
         "mapping values are not allowed",
@@ -359,8 +358,11 @@ _HINTS = (
     ),
     ("could not find expected ':'", "a key needs a colon and a space after it"),
     ("scanning an (alias|anchor)", "text that begins with * or & needs quotes"),
+    ("escape code", "write the character itself"),
     ("escape|hexdecimal", "a backslash in double quotes begins an escape: use single quotes, or write it twice"),
     ("quoted scalar", "is the closing quote missing?"),
+    ("expected.* node content", "is a value missing? Text that begins with : , ] or } needs quotes"),
+    ("block sequence entries", "a list begins in the line below its key"),
     ("flow (mapping|sequence)", "is a comma missing, or a closing bracket?"),
     (
         "block (mapping|collection|sequence)",
