@@ -413,13 +413,6 @@ def test_deep_nesting_is_refused(depth: int, opening: str, closing: str) -> None
     assert any("deep" in d.summary or "recursion" in d.summary or "must be" in d.summary for d in found)
 
 
-def test_a_file_above_four_mebibytes_is_refused_without_reading_it() -> None:
-    fault = the_fault(b"version: 1\n# " + b"x" * (4 << 20))
-    assert "4194304 are the limit" in fault.summary
-    assert fault.where is not None
-    assert fault.where.line == 1
-
-
 @pytest.mark.parametrize(("text", "line"), [(b"version: 1\nname: caf\xe9\n", 2), ("version: 1\n".encode("utf-16"), 1)])
 def test_text_that_is_not_utf8_is_refused_with_its_line(text: bytes, line: int) -> None:
     fault = the_fault(text)
