@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from reconciler.manifest.parse import Stack
+from reconciler.manifest.stack import Stack
 
 
 def _closed(node: Any) -> Any:
