@@ -52,7 +52,8 @@ Truth = Annotated[bool, Field(strict=True)]
 class Section(BaseModel):
     """A mapping of the manifest: unknown keys are errors, and nothing changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    # Every command imports all sections: what is built of them, is built when it is first used.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
 
 
 class Entry(Section):

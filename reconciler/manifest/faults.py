@@ -24,7 +24,7 @@ Path = tuple[str | int, ...]
 _SECRET = {"key", "api_key", "headers", "env"}  # whatever is there may be one; of the next, only a text may hold one
 _TELLING = {"source", "base_url", "url", "path", "args", "argv", "command", "mmproj", "lora", "draft"}
 _LISTED = 40  # names in a hint
-_COMPARED = 500  # names that one name is compared to: a large file full of faults must not take minutes
+_COMPARED = 100  # names that one name is compared to: a large file full of faults must not take minutes
 _SHAPES = {"plain": "text", "list": "a list", "mapping": "a mapping"}
 _FORMS = {
     REFERENCE: REFERENCE_HINT,
@@ -72,7 +72,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def close(word: str, known: list[str]) -> str:
     """A hint: the known word that was probably meant, if there is one."""
-    folded = {k.casefold(): k for k in reversed(known) if len(known) <= _COMPARED or k[:1] == word[:1]}
+    folded = {k.casefold(): k for k in reversed(known) if len(known) <= _COMPARED or k[:2] == word[:2]}
     found = difflib.get_close_matches(word.casefold(), list(folded)[:_COMPARED], n=1, cutoff=0.6)
     return f"did you mean {folded[found[0]]!r}?" if found else ""
 

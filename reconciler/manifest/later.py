@@ -26,7 +26,8 @@ def _within(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
         for name, mark, default in _fields(type(value)):
             inner, here = getattr(value, name), (*path, name)
             if mark is None or not mark.refuses(inner, default):
-                yield from _within(inner, here)
+                if inner is not default and isinstance(inner, Section | dict | tuple):
+                    yield from _within(inner, here)
             elif isinstance(inner, Mapping):
                 yield from (((*here, key), f"{name} are not yet supported here") for key in inner)
             else:

@@ -32,7 +32,7 @@ def _not_a_truth(value: Any) -> Any:
 
 
 class Limits(Section):
-    """What all of it together may take of this machine."""
+    """Bounds for all that runs and is kept here."""
 
     memory: Annotated[Literal["auto"] | Size, Later()] = "auto"
     """Memory for all servers. `auto` leaves enough for everything else."""

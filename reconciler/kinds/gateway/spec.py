@@ -41,7 +41,7 @@ class ApiKey(Section):
 
 
 class Cors(Section):
-    """Which web pages may ask."""
+    """Web pages of other origins, which a browser keeps from asking unless they are named."""
 
     origins: tuple[Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+$")], ...] = ()
     """Origins such as https://app.example.com. A `*` for all is not possible."""
