@@ -236,8 +236,11 @@ class _Claim:
 def _merge(documents: list[Document], faults: list[Diagnostic]) -> Document:
     """`faults` are those of reading; the document gets them, and its own."""
     root = documents[0]
+    if len(documents) == 1:
+        root.faults = faults
+        return root
     merged = Document(root.file, values=root.values, faults=faults)
-    merged.places[()] = root.where(())
+    merged.places.take((), root.places, ())
     if not isinstance(root.values, dict):
         return merged
     merged.values = {}
@@ -350,7 +353,5 @@ def _copy_places(source: Document, path: Key, value: Any, target: Document, to: 
 
 
 def _place(source: Document, path: Key, target: Document, to: Key) -> None:
-    if path in source.keys:
-        target.keys[to] = source.keys[path]
-    if path in source.places:
-        target.places[to] = source.places[path]
+    target.keys.take(to, source.keys, path)
+    target.places.take(to, source.places, path)

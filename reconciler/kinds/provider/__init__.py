@@ -1,0 +1,1 @@
+"""kind `provider`: an AI service elsewhere, whose models are offered beside those of this machine."""
