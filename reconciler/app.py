@@ -79,7 +79,7 @@ def conditions(path: Path, layout: Layout) -> tuple[View, Generation | None, tup
     faults: tuple[Diagnostic, ...] = ()
     wanted = Wanted()
     try:
-        wanted = wanted_of(reading(path))
+        wanted = wanted_of(reading(path), layout)
     except Refused as refused:
         faults = refused.diagnostics
     with looking(layout, path.parent) as tools:

@@ -79,7 +79,7 @@ class Planned:
 def planned(path: Path, targets: frozenset[Ref], tools: Tools, kinds: Mapping[str, Kind]) -> Planned:
     """Read a manifest, look, and plan, without any effect. Raises Refused for a manifest that is not right."""
     made = reading(path)
-    view = look(wanted_of(made, targets), tools, kinds)
+    view = look(wanted_of(made, tools.layout, targets), tools, kinds)
     return bound(made, view, tools.ledger)
 
 

@@ -21,10 +21,12 @@ from reconciler.core import planner
 from reconciler.core.diagnostics import Diagnostic, Fault, Refused
 from reconciler.core.ids import Ref
 from reconciler.core.state import Declared
+from reconciler.host import secrets
 from reconciler.kinds.base import Kind, Tools
 from reconciler.manifest import lock as locks
+from reconciler.manifest.include import Disk, contents
 from reconciler.manifest.lock import Lock
-from reconciler.manifest.reading import Reading, contents, digest_of_texts, kept, pins_of, reading
+from reconciler.manifest.reading import Reading, digest_of_texts, kept, pins_of, reading
 from reconciler.store.generations import Generation, Generations, Promise, Texts
 
 log = logging.getLogger(__name__)
@@ -57,10 +59,6 @@ class Held:
         return pins_of(self.wanted.resources)
 
 
-def hold(made: Reading, targets: frozenset[Ref] = frozenset()) -> Held:
-    return Held(made, wanted_of(made, targets))
-
-
 class Source:
     """Files that people edit. `held` is None only before there was ever a good generation."""
 
@@ -69,7 +67,7 @@ class Source:
         self.generations = Generations(tools.layout, tools.files, tools.ledger)
         self.held: Held | None = None
         self.faults: tuple[Diagnostic, ...] = ()
-        self._seen: Mapping[Path, bytes | None] | None = None  # what the files said when they were last read
+        self._disk: Disk | None = None  # what the files said when they were last read
         self._moved = asyncio.Event()
         self._lock_problem = ""
         self._watched: set[Path] = set()
@@ -86,12 +84,15 @@ class Source:
 
     def apply(self, path: Path, ask: Ask) -> Generation:
         """Take `path` as the manifest now. Raises Refused, and then nothing has changed."""
-        made = hold(reading(path), ask.targets)
+        secrets.forget()  # who asks may have just stored the one that was missing
+        labels = self._tools.layout.labels
+        disk = Disk(said={labels: contents(labels)})
+        made = self._hold(reading(path, disk), ask.targets)
         self._judge(made, ask)
         before = self.generations.current
         if ask.confirm and not before:
             raise Refused("there is no earlier generation to go back to", hint="apply without --confirm-within")
-        self.path, self._seen = path, made.reading.seen
+        self.path, self._disk = path, disk
         taken = self._take(made)
         if taken.state == "failed":
             self.generations.mark(taken.number, "applying", taken.routes)
@@ -101,17 +102,16 @@ class Source:
 
     def read(self) -> bool:
         """Take the files over if they changed and are right; False if they did not change."""
-        if self._seen is not None and all(contents(path) == text for path, text in self._seen.items()):
+        if self._disk is not None and not self._disk.moved():
             return False
+        labels = self._tools.layout.labels
+        self._disk = Disk(said={labels: contents(labels)})
         try:
-            made = reading(self.path)
+            made = reading(self.path, self._disk)
         except Refused as refused:
-            beside = locks.beside(self.path)
-            self._seen = {self.path: contents(self.path), beside: contents(beside)}
             self._refuse(refused)
             return True
-        self._seen = made.seen
-        if self.generations.held == _said(self._seen):
+        if self.generations.held == self._said():
             self.faults = ()
             if self.held is None:
                 self._recall(self.generations.current)
@@ -119,7 +119,7 @@ class Source:
         now = self.generation
         same = now is not None and now.digest == made.digest
         try:
-            held = hold(made, _refs(now) if same else frozenset())
+            held = self._hold(made, _refs(now) if same else frozenset())
             self._judge(held, Ask())
         except Refused as refused:
             self._refuse(refused)
@@ -129,13 +129,12 @@ class Source:
 
     def peek(self) -> None:
         """Hold what the files say without taking it over. Raises Refused."""
-        made = reading(self.path)
-        self._seen = made.seen
-        self._put(hold(made))
+        self._disk = Disk()
+        self._put(self._hold(reading(self.path, self._disk)))
 
     def back(self, number: int | None, why: str) -> Generation:
         """Put an earlier generation in force: one write, no network. Raises Refused."""
-        if self._seen is None:
+        if self._disk is None:
             self.read()
         current = self.generations.current
         aim = self.generations.before(current) if number is None else self.generations.get(number)
@@ -147,7 +146,7 @@ class Source:
             raise Refused(f"generation {current} is in force already", hint="`reconcile history` lists the others")
         held = self._kept(aim)
         planner.refuse_denied(look(held.wanted, self._tools, self._kinds).plan)
-        self.generations.switch(aim.number, _said(self._seen or {}))
+        self.generations.switch(aim.number, self._said())
         self._put(held)
         self._tools.ledger.event("manifest", "RolledBack", f"generation {current} → {aim.number}: {why}")
         return aim
@@ -211,9 +210,9 @@ class Source:
                 self._lock_problem = fault.message
                 self._tools.ledger.event("manifest", "LockNotWritten", f"{fault.message}; the pins are in the ledger")
         made = replace(made, lock=lock)
-        self._put(hold(made, self.held.wanted.targets))
-        if self._seen is not None and path in self._seen:
-            self._seen = {**self._seen, path: contents(path)}
+        self._put(self._hold(made, self.held.wanted.targets))
+        if self._disk is not None and path in self._disk.said:
+            self._disk.said[path] = contents(path)
         now = self.generation
         if now is not None and now.digest == made.digest:
             self.generations.relock(now.number, lock.digest(keys), _texts(made))
@@ -245,10 +244,11 @@ class Source:
                 await asyncio.sleep(2.0)
 
     def _folders(self) -> set[Path]:
-        return {self.path.parent, *(self.held.reading.folders if self.held is not None else ())}
+        return {self.path.parent, *(self._disk.folders if self._disk is not None else ())}
 
     def _concerns(self, path: Path) -> bool:
-        return path in (self._seen or {self.path: None}) or path.suffix in (".yaml", ".yml")
+        known = self._disk.said if self._disk is not None else {}
+        return path == self.path or path in known or path.suffix in (".yaml", ".yml")
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -309,7 +309,14 @@ class Source:
     def _kept(self, generation: Generation) -> Held:
         """A generation as it was kept. Raises Refused."""
         texts = self.generations.texts(generation.number)
-        return hold(kept(texts.root, texts.files, texts.lock), _refs(generation))
+        return self._hold(kept(texts.root, texts.files, texts.lock), _refs(generation))
+
+    def _hold(self, made: Reading, targets: frozenset[Ref] = frozenset()) -> Held:
+        return Held(made, wanted_of(made, self._tools.layout, targets))
+
+    def _said(self) -> str:
+        """The digest of what the files say, broken ones included."""
+        return digest_of_texts(Path("/"), self._disk.said if self._disk is not None else {})
 
     def _kept_lock(self, number: int) -> Lock:
         try:
@@ -318,14 +325,9 @@ class Source:
             return Lock()
 
 
-def _said(seen: Mapping[Path, bytes | None]) -> str:
-    """The digest of what files say, a broken one included."""
-    return digest_of_texts(Path("/"), seen)
-
-
 def _refs(generation: Generation | None) -> frozenset[Ref]:
     return frozenset(Ref.parse(name) for name in generation.targets) if generation is not None else frozenset()
 
 
 def _texts(made: Reading) -> Texts:
-    return Texts(made.manifest.path, made.texts, made.lock.text())
+    return Texts(made.manifest.path, made.manifest.texts, made.lock.text())

@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reconciler.core import planner, status
+from reconciler.core.diagnostics import Refused
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Plan
 from reconciler.core.state import Declared, Denial, Observation, World
 from reconciler.core.status import Condition
 from reconciler.host import hardware
+from reconciler.host.layout import Layout
 from reconciler.kinds.base import Kind, Tools
 from reconciler.kinds.engine.io import python_tag
 from reconciler.manifest.reading import Reading
-from reconciler.manifest.resolve import resolve
+from reconciler.manifest.resolve import denials, resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +34,13 @@ class Wanted:
     purge: bool = False
 
 
-def wanted_of(reading: Reading, targets: frozenset[Ref] = frozenset()) -> Wanted:
-    """What a manifest with its lock asks of this machine."""
-    return Wanted(resolve(reading.manifest, python_tag(), hardware.facts(), reading.lock), {}, targets)
+def wanted_of(reading: Reading, layout: Layout, targets: frozenset[Ref] = frozenset()) -> Wanted:
+    """What a manifest with its lock asks of this machine. Raises Refused where that cannot be said."""
+    labels, faults = hardware.labels(layout.labels)
+    if faults:
+        raise Refused(faults)
+    resources = resolve(reading.manifest, python_tag(), hardware.facts(labels), reading.lock)
+    return Wanted(resources, denials(reading.manifest), targets)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ def plan(world: World, rules: Mapping[str, Rules], targets: frozenset[Ref] = fro
                 warnings.append(Diagnostic(f"has drifted and is left so: {change.reason}", path=str(ref)))
         else:
             changes.append(_damped(_guarded(change, world, rules), world))
-    changes += [Change(ref, Op.DENIED, d.reason, where=d.where) for ref, d in world.denied.items()]
+    changes += [Change(ref, Op.DENIED, d.reason, where=d.where) for ref, d in world.denied.items() if d.reason]
     kept = changes
     if targets:
         wanted = closure(targets, world)

@@ -44,7 +44,7 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """Why something that the manifest asks for will not be done."""
+    """Why something that the manifest asks for will not be done; without a reason where another one tells it."""
 
     reason: str
     where: Where | None = None

@@ -42,23 +42,54 @@ class Texts(Protocol):
 
 @dataclass(slots=True)
 class Disk:
-    """The files as they are now. `folders` are those in which a change may matter; all of them exist."""
+    """The files as they are now, and a memory of what was looked at.
 
+    `said` is what each file said, None for one that could not be read; `listed` the names that lay in each folder
+    which a pattern looked into; `folders` are those in which a change may matter, and all of them exist.
+    """
+
+    said: dict[Path, bytes | None] = field(default_factory=dict)
+    listed: dict[Path, frozenset[str]] = field(default_factory=dict)
     folders: set[Path] = field(default_factory=set)
 
     def read(self, path: Path) -> bytes:
         self.folders.add(nearest_folder(path.parent))
-        if path.exists() and not path.is_file():
-            raise OSError(errno.EINVAL, "it is not a file")  # a pipe would block us for ever
-        with path.open("rb") as file:
-            return file.read(reader.MAX_BYTES + 1)
+        self.said[path] = None
+        self.said[path] = text = _read(path)
+        return text
 
     def names(self, folder: Path) -> Iterable[str]:
         self.folders.add(nearest_folder(folder))
-        try:
-            return [path.name for path in folder.iterdir()]
-        except OSError:
-            return ()
+        self.listed[folder] = names = _listing(folder)
+        return names
+
+    def moved(self) -> bool:
+        """Whether any of it says something else by now."""
+        return any(text != contents(path) for path, text in self.said.items()) or any(
+            names != _listing(folder) for folder, names in self.listed.items()
+        )
+
+
+def contents(path: Path) -> bytes | None:
+    """The bytes of a file; None where there is no ordinary file that can be read."""
+    try:
+        return _read(path)
+    except OSError:
+        return None
+
+
+def _read(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a file")  # a pipe would block us for ever
+    with path.open("rb") as file:
+        return file.read(reader.MAX_BYTES + 1)
+
+
+def _listing(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(path.name for path in folder.iterdir())
+    except OSError:
+        return frozenset()
 
 
 class Kept:
@@ -236,7 +267,7 @@ class _Claim:
 def _merge(documents: list[Document], faults: list[Diagnostic]) -> Document:
     """`faults` are those of reading; the document gets them, and its own."""
     root = documents[0]
-    if len(documents) == 1:
+    if len(documents) == 1 and all(path[-1:] not in (("include",), ("override",)) for path in root.keys):
         root.faults = faults
         return root
     merged = Document(root.file, values=root.values, faults=faults)

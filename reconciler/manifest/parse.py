@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,18 +10,19 @@ from pydantic import ValidationError
 
 from reconciler.core.diagnostics import Diagnostic, Refused, Where
 from reconciler.manifest.faults import translate
-from reconciler.manifest.later import unsupported
-from reconciler.manifest.read import Document, read
+from reconciler.manifest.include import SECTIONS, Disk, Kept, Texts, gather
+from reconciler.manifest.read import Document
 from reconciler.manifest.references import dangling
 from reconciler.manifest.stack import Stack as Stack
+from reconciler.manifest.when import problem
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A file that was read and is right. `text` is what it said."""
+    """Files that were read and are right. `texts` are what they said, by absolute path, the root's first."""
 
     path: Path
-    text: bytes
+    texts: Mapping[Path, bytes]
     stack: Stack
     document: Document
 
@@ -29,30 +30,33 @@ class Manifest:
         return self.document.where(path, key=True)
 
 
-def load(path: Path) -> Manifest:
-    """Read and check a manifest. Raises Refused with everything that is wrong with it."""
-    try:
-        if path.exists() and not path.is_file():
-            raise Refused(f"{path} is not a file", hint="name the manifest with -f FILE")
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise Refused(
-            f"there is no {path}", hint="name the manifest with -f FILE, or write one: see examples/quickstart"
-        ) from None
-    except OSError as error:
-        raise Refused(f"{path} cannot be read: {error.strerror}") from error
-    return check(text, path)
+def load(path: Path, source: Texts | None = None) -> Manifest:
+    """Read and check a manifest and what it includes, from disk or elsewhere. Raises Refused with all that is wrong."""
+    gathered = gather(path, source if source is not None else Disk())
+    document = gathered.document
+    stack, faults = understand(document)
+    if stack is not None:
+        faults += _conditions(stack, document)
+    if faults or stack is None:
+        raise Refused(sorted(_once(faults), key=_order))
+    return Manifest(path, gathered.texts, stack, document)
 
 
 def check(text: bytes, path: Path) -> Manifest:
-    """Check the text of a manifest that lies, or will lie, at `path`. Raises Refused."""
-    document = read(text, _shown(path))
-    stack, faults = understand(document)
-    if stack is not None and not faults:
-        faults = [_too_early(document, path, sentence) for path, sentence in unsupported(stack)]
-    if faults or stack is None:
-        raise Refused(sorted(_once(faults), key=lambda d: (d.where.line, d.where.column) if d.where else (0, 0)))
-    return Manifest(path, text, stack, document)
+    """Check the text of a manifest that lies, or will lie, at `path`, and includes nothing. Raises Refused."""
+    return load(path, Kept({path: text}))
+
+
+def _conditions(stack: Stack, document: Document) -> Iterator[Diagnostic]:
+    """What is wrong with `when:`, whether it is for this machine or not."""
+    for section in SECTIONS:
+        for name, entry in getattr(stack, section).items():
+            if entry.when and (wrong := problem(entry.when)):
+                yield Diagnostic(wrong, document.where((section, name, "when")), "", f"{section}.{name}.when")
+
+
+def _order(fault: Diagnostic) -> tuple[str, int, int]:
+    return (fault.where.file, fault.where.line, fault.where.column) if fault.where else ("", 0, 0)
 
 
 def understand(document: Document) -> tuple[Stack | None, list[Diagnostic]]:
@@ -66,19 +70,6 @@ def understand(document: Document) -> tuple[Stack | None, list[Diagnostic]]:
             faults += translate(error.errors(include_url=False), document)
         faults += dangling(document)
     return stack, faults
-
-
-def _too_early(document: Document, path: tuple[str | int, ...], sentence: str) -> Diagnostic:
-    dotted = ".".join(str(part) for part in path)
-    return Diagnostic(sentence, document.where(path, key=True), "change or remove it", dotted)
-
-
-def _shown(path: Path) -> str:
-    """The path as a person would write it: relative where it lies below the working folder."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except (ValueError, OSError):
-        return str(path)
 
 
 def _once(faults: Iterable[Diagnostic]) -> Iterator[Diagnostic]:

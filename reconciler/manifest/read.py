@@ -28,7 +28,7 @@ Path = tuple[str | int, ...]
 
 
 class Places(Mapping[Path, Where]):
-    """Positions by path, in one file or in several. Each is kept as one number, and becomes a `Where` when asked for."""
+    """Positions by path, in one file or several. Each is kept as one number, and becomes a `Where` when asked for."""
 
     __slots__ = ("files", "spots")
 

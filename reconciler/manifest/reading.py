@@ -7,39 +7,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.core.diagnostics import Diagnostic
+from reconciler.core.diagnostics import Diagnostic, Refused
 from reconciler.core.ids import Ref
 from reconciler.core.state import Declared
-from reconciler.kinds.engine.spec import EMBEDDED_VERSION
+from reconciler.kinds.engine.spec import EMBEDDED_VERSION, EmbeddedEngine
 from reconciler.manifest import lock as locks
+from reconciler.manifest.include import Disk, Kept, shown
 from reconciler.manifest.lock import Lock
-from reconciler.manifest.parse import Manifest, Stack, check, load
+from reconciler.manifest.parse import Manifest, Stack, load
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A checked manifest, every text that it was made from, and its lock.
-
-    `seen` is what the disk said, the lock included; None for a file that was not there.
-    """
+    """A checked manifest and its lock."""
 
     manifest: Manifest
     lock: Lock
-    seen: Mapping[Path, bytes | None]
-
-    @property
-    def texts(self) -> Mapping[Path, bytes]:
-        return {self.manifest.path: self.manifest.text}
-
-    @property
-    def folders(self) -> tuple[Path, ...]:
-        """Where a changed, new or removed file may matter."""
-        return tuple(sorted({path.parent for path in self.seen}))
 
     @property
     def digest(self) -> str:
         """sha256 of every text with its path, relative to the manifest's folder; the lock does not count."""
-        return digest_of_texts(self.manifest.path.parent, self.texts)
+        return digest_of_texts(self.manifest.path.parent, self.manifest.texts)
 
     def gaps(self, resources: Mapping[Ref, Declared]) -> list[Diagnostic]:
         """What these resources need and the lock does not pin."""
@@ -56,19 +44,27 @@ class Reading:
         return Lock({k: v for k, v in self.lock.pins.items() if k not in wrong}) if wrong else self.lock
 
 
-def reading(path: Path) -> Reading:
-    """Read a manifest and its lock from disk. Raises Refused with everything that is wrong with them."""
-    manifest = load(path)
+def reading(path: Path, disk: Disk | None = None) -> Reading:
+    """Read a manifest and its lock from disk. Raises Refused with everything that is wrong with them.
+
+    `disk` remembers what was looked at, whatever comes of it.
+    """
+    disk = disk if disk is not None else Disk()
     beside = locks.beside(path)
-    text = contents(beside)
-    lock = locks.read(text, beside.name) if text is not None else Lock()
-    return Reading(manifest, lock, {path: manifest.text, beside: text})
+    try:
+        text = disk.read(beside)
+    except FileNotFoundError:
+        text = None
+    except OSError as error:
+        raise Refused(f"{beside} cannot be read: {error.strerror}") from error
+    manifest = load(path, disk)
+    return Reading(manifest, locks.read(text, shown(beside)) if text is not None else Lock())
 
 
 def kept(root: Path, files: Mapping[Path, bytes], lock: str) -> Reading:
     """The same from what a generation kept. Raises Refused."""
-    manifest = check(files[root], root)
-    return Reading(manifest, locks.read(lock.encode(), "the lock of a generation") if lock else Lock(), {})
+    manifest = load(root, Kept(files))
+    return Reading(manifest, locks.read(lock.encode(), "the lock of a generation") if lock else Lock())
 
 
 def pins_of(resources: Mapping[Ref, Declared]) -> dict[str, Declared]:
@@ -78,23 +74,16 @@ def pins_of(resources: Mapping[Ref, Declared]) -> dict[str, Declared]:
 
 def sources_of(stack: Stack) -> set[tuple[str, str]]:
     """(source, file) of everything that the manifest names, whatever machine it is for."""
-    engines = {(f"pypi:xllamacpp=={e.version}", "") for e in stack.engines.values() if e.type == "embedded"}
+    engines = {(f"pypi:xllamacpp=={e.version}", "") for e in stack.engines.values() if isinstance(e, EmbeddedEngine)}
     default = (f"pypi:xllamacpp=={EMBEDDED_VERSION}", "")
     return {(m.source, m.file) for m in stack.models.values()} | engines | {default}
 
 
-def digest_of_texts(base: Path, texts: Mapping[Path, bytes | None]) -> str:
+def digest_of_texts(base: Path, texts: Mapping[Path, bytes] | Mapping[Path, bytes | None]) -> str:
+    """sha256 of texts with their paths, relative to `base` where they lie below it."""
     hasher = hashlib.sha256()
     for path, text in sorted(texts.items()):
         named = path.relative_to(base) if path.is_relative_to(base) else path
         hasher.update(f"{named}\0{-1 if text is None else len(text)}\0".encode())
         hasher.update(text or b"")
     return hasher.hexdigest()
-
-
-def contents(path: Path) -> bytes | None:
-    """The bytes of a file; None where there is no ordinary file that can be read."""
-    try:
-        return path.read_bytes() if path.is_file() else None  # a pipe would block us for ever
-    except OSError:
-        return None

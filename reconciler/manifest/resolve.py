@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from reconciler.core.diagnostics import Diagnostic, Refused
 from reconciler.core.ids import Ref
-from reconciler.core.state import Declared, HostFacts
+from reconciler.core.section import Entry
+from reconciler.core.state import Declared, Denial, Drift, HostFacts
 from reconciler.kinds.engine import spec as engine
 from reconciler.kinds.gateway import spec as gateway
 from reconciler.kinds.model import spec as model
+from reconciler.kinds.model.spec import ModelSection
 from reconciler.kinds.server import spec as server
+from reconciler.manifest.later import unsupported
 from reconciler.manifest.lock import Lock
 from reconciler.manifest.parse import Manifest
+from reconciler.manifest.when import dropped
 
 GATEWAY = Ref("gateway", "main")
 NOWHERE, EMPTY = HostFacts(), Lock()
@@ -21,18 +26,25 @@ def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lo
     """`python` is the tag of the interpreter that virtual environments are made with (`cp311`)."""
     stack, base, platform = manifest.stack, str(manifest.path.parent), f"{host.os}-{host.arch}"
     out: dict[Ref, Declared] = {}
-    sections = dict(stack.engines)
-    used = {m.engine for m in stack.models.values()}
+    left_out, no = dropped(stack, host, manifest.document), denials(manifest)
+    models = {name: entry for name, entry in stack.models.items() if ("models", name) not in left_out}
+    sections = {name: entry for name, entry in stack.engines.items() if ("engines", name) not in left_out}
+    _refuse_unmet(manifest, models, sections)
+    used = {m.engine for m in models.values()}
     if engine.EMBEDDED in used and engine.EMBEDDED not in sections:
         sections[engine.EMBEDDED] = engine.EmbeddedEngine(type="embedded")
     for name, section in sections.items():
         ref = Ref("engine", name)
         where = manifest.where("engines", name) if name in stack.engines else None
-        out[ref] = Declared(ref, engine.resolve(section, base, python, platform, lock.pins), where=where)
-    for name, entry in stack.models.items():
+        if ref not in no:
+            spec_ = engine.resolve(section, base, python, platform, lock.pins)
+            out[ref] = Declared(ref, spec_, (), where, section.protect, _drift(section))
+    for name, entry in models.items():
         bytes_, runs, process = Ref("model", name), Ref("engine", entry.engine), Ref("server", name)
         where = manifest.where("models", name)
-        out[bytes_] = Declared(bytes_, model.resolve(entry, lock.pins), where=where)
+        if process in no or runs not in out:
+            continue
+        out[bytes_] = Declared(bytes_, model.resolve(entry, lock.pins), (), where, entry.protect, _drift(entry))
         spec = server.ServerSpec(
             name=name,
             engine=entry.engine,
@@ -48,13 +60,58 @@ def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lo
             options=server.sorted_pairs(entry.options),
             env=tuple(sorted(entry.env.items())),
         )
-        out[process] = Declared(process, spec, needs=(runs, bytes_), where=where)
+        out[process] = Declared(process, spec, (runs, bytes_), where, entry.protect, _drift(entry))
     routes = tuple(
-        gateway.RouteSpec(name, entry.aliases, entry.task, entry.context)
-        for name, entry in sorted(stack.models.items())
+        gateway.RouteSpec(name, entry.aliases, entry.task, entry.context) for name, entry in sorted(models.items())
     )
-    servers = tuple(Ref("server", name) for name in sorted(stack.models))
-    spec_ = gateway.resolve(stack.gateway, routes)
+    servers = tuple(Ref("server", name) for name in sorted(models))
     where = manifest.where("gateway") if "gateway" in stack.model_fields_set else None
-    out[GATEWAY] = Declared(GATEWAY, spec_, needs=servers, where=where)
+    out[GATEWAY] = Declared(GATEWAY, gateway.resolve(stack.gateway, routes), servers, where)
     return out
+
+
+def denials(manifest: Manifest) -> Mapping[Ref, Denial]:
+    """What of the manifest cannot be carried out here yet, by resource, and why."""
+    out: dict[Ref, Denial] = {}
+    for path, sentence in unsupported(manifest.stack):
+        ref = _resource(path)
+        said = f"{out[ref].reason}; {sentence}" if ref in out else sentence
+        out[ref] = Denial(said, manifest.where(*path))
+    for name, entry in manifest.stack.models.items():
+        process, runs = Ref("server", name), Ref("engine", entry.engine)
+        if runs in out and process not in out:
+            out[process] = Denial(f"it needs {runs}", manifest.where("models", name, "engine"))
+        if process in out:
+            out[Ref("model", name)] = Denial("")  # told once
+    return out
+
+
+KINDS = {"engines": "engine", "models": "server", "providers": "provider", "routes": "route", "mcp_servers": "mcp"}
+
+
+def _resource(path: tuple[str | int, ...]) -> Ref:
+    """The resource that a key of the manifest is about: models.chat.start → server/chat."""
+    if path[0] == "gateway":
+        return GATEWAY
+    named = len(path) > 1 and path[0] in KINDS
+    return Ref(KINDS[str(path[0])], str(path[1])) if named else Ref("manifest", ".".join(str(p) for p in path))
+
+
+def _drift(entry: Entry) -> Drift | None:
+    return Drift(entry.drift) if entry.drift is not None else None
+
+
+def _refuse_unmet(manifest: Manifest, models: Mapping[str, ModelSection], engines: Mapping[str, Entry]) -> None:
+    """A model of this machine may not need an engine that `when` leaves out here."""
+    faults = [
+        Diagnostic(
+            f"its engine {entry.engine!r} is not for this machine (when: {manifest.stack.engines[entry.engine].when})",
+            manifest.where("models", name, "engine"),
+            "give the model the same `when`, or another engine",
+            f"models.{name}.engine",
+        )
+        for name, entry in models.items()
+        if entry.engine in manifest.stack.engines and entry.engine not in engines
+    ]
+    if faults:
+        raise Refused(faults)
