@@ -23,16 +23,18 @@ def unsupported(stack: Stack) -> Iterator[tuple[Path, str]]:
 
 def _within(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
     if isinstance(value, Section):
-        for name, mark, default in _fields(type(value)):
+        said = value.model_fields_set
+        for name, mark, default, always in _fields(type(value)):
+            if name not in said and not always:
+                continue
             inner, here = getattr(value, name), (*path, name)
             if mark is None or not mark.refuses(inner, default):
-                if inner is not default and isinstance(inner, Section | dict | tuple):
-                    yield from _within(inner, here)
+                yield from _within(inner, here)
             elif isinstance(inner, Mapping):
                 yield from (((*here, key), f"{name} are not yet supported here") for key in inner)
             else:
-                said = f"`{name}: {inner}`" if inner in mark.refused else f"`{name}`"
-                yield here, f"{mark.says or said} is not yet supported here"
+                key = f"`{name}: {inner}`" if inner in mark.refused else f"`{name}`"
+                yield here, f"{mark.says or key} is not yet supported here"
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _within(inner, (*path, key))
@@ -42,9 +44,13 @@ def _within(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
 
 
 @functools.cache
-def _fields(section: type[Section]) -> tuple[tuple[str, Later | None, Any], ...]:
-    """The fields of a section with their marks and defaults."""
-    return tuple(
-        (name, next((m for m in field.metadata if isinstance(m, Later)), None), field.get_default())
+def _fields(section: type[Section]) -> tuple[tuple[str, Later | None, Any, bool], ...]:
+    """The fields of a section with their marks and defaults, and whether the mark may refuse even the default."""
+    marks = {
+        name: next((m for m in field.metadata if isinstance(m, Later)), None)
         for name, field in section.model_fields.items()
+    }
+    return tuple(
+        (name, mark, section.model_fields[name].get_default(), mark is not None and any(map(callable, mark.refused)))
+        for name, mark in marks.items()
     )

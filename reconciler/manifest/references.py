@@ -5,7 +5,7 @@ It works on raw values, so that these faults come along with all others of the f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from reconciler.core.diagnostics import Diagnostic
@@ -29,15 +29,14 @@ def dangling(document: Document) -> Iterator[Diagnostic]:
     for name in routes:
         if name in claimed:
             yield _twice(document, ("routes", name), name, claimed[name], key=True)
-    answering = set(claimed)
     for name, route in routes.items():
         for i, target in enumerate(_list(_mapping(route).get("targets"))):
             path: Path = ("routes", name, "targets", i)
             if isinstance(target, dict):
                 path, target = (*path, "to"), target.get("to")
             if isinstance(target, str):
-                yield from _unknown(document, path, target, answering, providers)
-    asked = answering | set(routes)
+                yield from _unknown(document, path, target, claimed, providers)
+    asked = {**claimed, **routes}
     for i, key in enumerate(_list(gateway.get("api_keys"))):
         for j, allowed in enumerate(_list(_mapping(key).get("allow"))):
             if isinstance(allowed, str):
@@ -71,14 +70,14 @@ def _aliases(document: Document, name: str, model: dict[str, Any], claimed: dict
 
 
 def _unknown(
-    document: Document, path: Path, name: str, known: set[str], providers: dict[str, Any]
+    document: Document, path: Path, name: str, known: Collection[str], providers: dict[str, Any]
 ) -> Iterator[Diagnostic]:
     """The fault of a name that requests cannot be sent to, if it is none of `known` and no provider/model."""
     provider, slash, model = name.partition("/")
     if name in known:
         return
     if not slash:
-        yield _nothing(document, path, f"there is no model or route named {name!r}", nearest(name, sorted(known)))
+        yield _nothing(document, path, f"there is no model or route named {name!r}", nearest(name, known))
     elif provider not in providers:
         hint = nearest(provider, sorted(providers)) or "name it in `providers`"
         yield _nothing(document, path, f"there is no provider named {provider!r}", hint)

@@ -178,6 +178,8 @@ def mutants(draw: st.DrawFn, right: dict[str, Any]) -> Any:
                 break
             holder = holder[part]
         key = path[-1]
+        if isinstance(holder, dict) and not isinstance(key, str):
+            continue  # a list was replaced by a mapping, whose keys are texts
         match draw(st.sampled_from(["replace", "remove", "add", "rename"])):
             case "replace" if isinstance(holder, dict) or has(holder, key):
                 holder[key] = draw(VALUES)
