@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from reconciler.core import planner, status
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Plan
-from reconciler.core.state import Declared, HostFacts, Observation, World
+from reconciler.core.state import Declared, Observation, World
 from reconciler.core.status import Condition
 from reconciler.host import hardware
 from reconciler.kinds.base import Kind, Tools
@@ -35,8 +35,7 @@ def look(desired: Mapping[Ref, Declared], tools: Tools, kinds: Mapping[str, Kind
     refs = sorted({*desired, *owned, *(row.ref for row in tools.ledger.processes())})
     for name, kind in kinds.items():
         observed |= kind.observe([r for r in refs if r.kind == name], desired, tools)
-    host = HostFacts(memory_available=hardware.memory_available(), memory_total=hardware.memory_total())
-    world = World(desired, observed, owned, tools.ledger.troubles(), host, time.time(), purge)
+    world = World(desired, observed, owned, tools.ledger.troubles(), hardware.facts(), time.time(), purge)
     rules = {name: kind.rules for name, kind in kinds.items()}
     plan = planner.plan(world, rules)
     return View(world, plan, status.conditions(world, rules, plan))

@@ -76,10 +76,20 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """What of the machine enters decisions. Bytes."""
+    """What of the machine enters decisions. Bytes; an empty text is what is not known, or not there."""
 
     memory_total: int = 0
     memory_available: int = 0
+    os: str = ""  # linux | macos | windows
+    arch: str = ""  # x86_64 | arm64
+    cpu: int = 0  # logical cores
+    gpu: str = ""  # nvidia | amd | intel | apple
+    labels: tuple[tuple[str, str], ...] = ()  # sorted pairs
+
+    @property
+    def memory_gib(self) -> int:
+        """To the nearest GiB: a machine sold with 16 has a little less, since firmware and GPU take their share."""
+        return (self.memory_total + (1 << 29)) >> 30
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,11 @@ class Layout:
         return self.root / "run" / "controller.json"
 
     @property
+    def labels(self) -> Path:
+        """What people say of this machine, for `when:`."""
+        return self.root / "labels.yaml"
+
+    @property
     def run(self) -> Path:
         return self.root / "run"
 
