@@ -11,6 +11,7 @@ from pathlib import Path
 from reconciler.controller.turn import look
 from reconciler.core import planner
 from reconciler.core.diagnostics import Diagnostic, Refused, Where
+from reconciler.host import secrets
 from reconciler.kinds.base import Kind, Tools
 from reconciler.kinds.engine.io import python_tag
 from reconciler.manifest.parse import Manifest, check
@@ -38,6 +39,7 @@ class Source:
 
     def reread(self, path: Path, allow_empty: bool) -> None:
         """Have the next `read` take `path` anew, changed or not; once, it may be one that removes everything."""
+        secrets.forget()  # who asks may have just stored the one that was missing
         if path != self.path:
             self.path, self._tools.base = path, path.parent
             self._moved.set()
