@@ -23,6 +23,7 @@ VERBS = {
     "down": "Stop all that is owned.",
     "validate": "Check the manifest.",
     "schema": "Print the JSON Schema of the manifest.",
+    "fmt": "Tidy the manifest; comments, order and quotes stay.",
 }
 
 
