@@ -24,6 +24,8 @@ VERBS = {
     "validate": "Check the manifest.",
     "schema": "Print the JSON Schema of the manifest.",
     "fmt": "Tidy the manifest; comments, order and quotes stay.",
+    "explain": "Say what a key means, and who set it.",
+    "init": "Write a manifest that fits this machine.",
 }
 
 
