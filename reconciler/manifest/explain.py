@@ -57,7 +57,7 @@ def meaning(key: str, values: Any = None) -> Meaning:
 
 
 def _described(nodes: Iterable[Node]) -> str:
-    return next((str(node["description"]) for node in nodes if node.get("description")), "")
+    return next((" ".join(node["description"].split()) for node in nodes if node.get("description")), "")
 
 
 def _below(options: list[Node], root: Node, prefix: str = "") -> dict[str, Node]:
@@ -142,7 +142,7 @@ def _options(nodes: Iterable[Node], root: Node, value: Any = None) -> list[Node]
         if "$ref" in node:
             target = root["$defs"][node["$ref"].rpartition("/")[2]]
             out += _options(({**target, **{k: v for k, v in node.items() if k != "$ref"}},), root, value)
-        elif inner := node.get("anyOf") or node.get("oneOf"):
+        elif (inner := node.get("anyOf") or node.get("oneOf")) and "properties" not in node:
             out += _options(inner, root, value)
         elif node.get("type") != "null":
             out.append(node)

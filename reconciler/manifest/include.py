@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from reconciler.core.diagnostics import Diagnostic, Refused, Where
 from reconciler.host.files import nearest_folder
 from reconciler.manifest import read as reader
-from reconciler.manifest.read import Document, read
+from reconciler.manifest.read import Document, Places, read
 
 MAX_FILES = 200
 MAX_TOTAL = 16 << 20  # bytes of all files together
@@ -264,17 +264,44 @@ class _Claim:
         return self.document.where(self.path, key=True)
 
 
+class _Merged:
+    """What has been put together so far. A file alone keeps the positions that its reader noted."""
+
+    def __init__(self, file: str, faults: list[Diagnostic], alone: bool) -> None:
+        self.alone = alone
+        self.values: dict[str, Any] = {}
+        self.keys, self.places = Places(file), Places(file)
+        self.faults = faults
+
+    def place(self, source: Document, path: Key, to: Key) -> None:
+        """Note where the value at `to` came from."""
+        self.keys.take(to, source.keys, path)
+        self.places.take(to, source.places, path)
+
+    def place_all(self, source: Document, path: Key, value: Any, to: Key) -> None:
+        if self.alone:
+            return
+        self.place(source, path, to)
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for part, item in inner:
+            self.place_all(source, (*path, part), item, (*to, part))
+
+    def open(self, source: Document, key: str, empty: Any) -> Any:
+        """A section or list, there even where nothing is in it; its place is in the first file that has it."""
+        if key not in self.values:
+            self.values[key] = empty
+            self.place(source, (key,), (key,))
+        return self.values[key]
+
+
 def _merge(documents: list[Document], faults: list[Diagnostic]) -> Document:
-    """`faults` are those of reading; the document gets them, and its own."""
+    """`faults` are those of reading; the document gets them, and those of merging."""
     root = documents[0]
-    if len(documents) == 1 and all(path[-1:] not in (("include",), ("override",)) for path in root.keys):
+    if not isinstance(root.values, dict):
         root.faults = faults
         return root
-    merged = Document(root.file, values=root.values, faults=faults)
-    merged.places.take((), root.places, ())
-    if not isinstance(root.values, dict):
-        return merged
-    merged.values = {}
+    merged = _Merged(root.file, faults, len(documents) == 1)
+    merged.place(root, (), ())
     mappings = [d for d in documents if isinstance(d.values, dict)]
     claims: dict[Key, list[_Claim]] = {}
     for document in mappings:
@@ -282,12 +309,15 @@ def _merge(documents: list[Document], faults: list[Diagnostic]) -> Document:
             claims.setdefault(claim.path, []).append(claim)
     for path, several in claims.items():
         _settle(path, several, merged)
-    return merged
+    document = Document(root.file, values=merged.values, faults=faults)
+    source = root if merged.alone else merged
+    document.keys, document.places = source.keys, source.places
+    return document
 
 
-def _claims(document: Document, documents: list[Document], merged: Document) -> Iterator[_Claim]:
+def _claims(document: Document, documents: list[Document], merged: _Merged) -> Iterator[_Claim]:
     """Everything that one file says, cut into the pieces that files are merged by."""
-    whole = _says_override(document, (), document.values, merged)
+    whole = _wins(document, (), document.values, merged)
     for key, value in document.values.items():
         if key in ("include", "override"):
             continue
@@ -301,68 +331,53 @@ def _claims(document: Document, documents: list[Document], merged: Document) -> 
                 must = "must be a mapping" if shape is dict else "must be a list"
                 merged.faults.append(Diagnostic(must, document.where((key,), key=True), path=key))
         elif isinstance(value, list):
-            _join(document, key, value, merged)
+            joined = merged.open(document, key, [])
+            for i, item in enumerate(value):
+                merged.place_all(document, (key, i), item, (key, len(joined)))
+                joined.append(item)
         elif key in SETTINGS:
-            _open(document, key, merged)
-            wins = _says_override(document, (key,), value, merged) or whole
+            merged.open(document, key, {})
+            wins = _wins(document, (key,), value, merged) or whole
             yield from (_Claim(document, (key, k), v, wins) for k, v in value.items() if k != "override")
         else:
-            _open(document, key, merged)
+            merged.open(document, key, {})
             for name, entry in value.items():
-                wins = _says_override(document, (key, name), entry, merged) or whole
-                if isinstance(entry, dict):
-                    entry = {k: v for k, v in entry.items() if k != "override"}
-                yield _Claim(document, (key, name), entry, wins)
+                wins = isinstance(entry, dict) and entry.get("override") is True
+                yield _Claim(document, (key, name), entry, wins or whole)
 
 
-def _says_override(document: Document, path: Key, value: Any, merged: Document) -> bool:
-    given = value.get("override", False) if isinstance(value, dict) else False
+def _wins(document: Document, path: Key, value: dict[str, Any], merged: _Merged) -> bool:
+    """Whether a file, or its settings, say `override: true`, which is consumed here; entries keep theirs."""
+    given = value.get("override", False)
     if not isinstance(given, bool):
-        dotted = ".".join(map(str, (*path, "override")))
         where = document.where((*path, "override"))
+        dotted = ".".join(map(str, (*path, "override")))
         merged.faults.append(Diagnostic("must be true or false", where, path=dotted))
     return given is True
 
 
-def _open(document: Document, key: str, merged: Document) -> None:
-    """A section may be there with nothing in it; its place is that of the first file which has it."""
-    if key not in merged.values:
-        merged.values[key] = {}
-        _place(document, (key,), merged, (key,))
-
-
-def _join(document: Document, key: str, items: list[Any], merged: Document) -> None:
-    if key not in merged.values:
-        merged.values[key] = []
-        _place(document, (key,), merged, (key,))
-    for i, item in enumerate(items):
-        _copy_places(document, (key, i), item, merged, (key, len(merged.values[key])))
-        merged.values[key].append(item)
-
-
-def _settle(path: Key, claims: list[_Claim], merged: Document) -> None:
+def _settle(path: Key, claims: list[_Claim], merged: _Merged) -> None:
     """One value of all that is said about it. Whoever overrides wins, wherever it is included."""
     plain, winners = [c for c in claims if not c.override], [c for c in claims if c.override]
-    if path == ("version",):  # the same language in each file
-        plain = [c for i, c in enumerate(plain) if i == 0 or (type(c.value), c.value) != _typed(plain[0])]
     dotted = ".".join(map(str, path))
-    for group, hint in (
-        (plain, "remove one, or say `override: true` in the one that shall win"),
-        (winners, "both say `override: true`; only one can win"),
-    ):
+    both = "remove one, or say `override: true` in the one that shall win"
+    if path == ("version",):  # said by each file, of the same language
+        plain = [c for i, c in enumerate(plain) if i == 0 or _typed(c) != _typed(plain[0])]
+        both = "both must be the same"
+    for group, hint in ((plain, both), (winners, "both say `override: true`; only one can win")):
         for later in group[1:]:
-            hint = "both must be the same" if path == ("version",) else hint
-            merged.faults.append(Diagnostic(f"{dotted} is also in {group[0].where}", later.where, hint, dotted))
+            summary = f"{dotted} is also in {group[0].where}"
+            merged.faults.append(Diagnostic(summary, later.where, hint, dotted))
     layers = [*plain[:1], *winners[:1]]
     value = layers[0].value
     for layer in layers[1:]:
         value = _laid(layer.value, value)
     for layer in layers:
-        _copy_places(layer.document, layer.path, layer.value, merged, path)
+        merged.place_all(layer.document, layer.path, layer.value, path)
     holder = merged.values
     for part in path[:-1]:
-        holder = holder[part]
-    holder[path[-1]] = value
+        holder = holder[str(part)]
+    holder[str(path[-1])] = value
 
 
 def _typed(claim: _Claim) -> tuple[type, Any]:
@@ -374,15 +389,3 @@ def _laid(over: Any, base: Any) -> Any:
     if not (isinstance(over, dict) and isinstance(base, dict)):
         return over
     return base | {key: _laid(value, base[key]) if key in base else value for key, value in over.items()}
-
-
-def _copy_places(source: Document, path: Key, value: Any, target: Document, to: Key) -> None:
-    _place(source, path, target, to)
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for part, item in inner:
-        _copy_places(source, (*path, part), item, target, (*to, part))
-
-
-def _place(source: Document, path: Key, target: Document, to: Key) -> None:
-    target.keys.take(to, source.keys, path)
-    target.places.take(to, source.places, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def load(path: Path, source: Texts | None = None) -> Manifest:
 
 def check(text: bytes, path: Path) -> Manifest:
     """Check the text of a manifest that lies, or will lie, at `path`, and includes nothing. Raises Refused."""
-    return load(path, Kept({path: text}))
+    return load(path, Kept({Path(os.path.abspath(path)): text}))  # noqa: PTH100  (lexical, as `gather` does)
 
 
 def _conditions(stack: Stack, document: Document) -> Iterator[Diagnostic]:

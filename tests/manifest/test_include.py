@@ -145,6 +145,7 @@ def test_an_overriding_entry_is_laid_over_the_other_wherever_it_is(winner: str) 
     first, second = (over, base) if winner == "stack" else (base, over)
     document = right(stack="version: 1\ninclude: [team/*.yaml]\nmodels:\n" + first, team__x="models:\n" + second)
     assert document.values["models"]["chat"] == {
+        "override": True,
         "source": "file:a",
         "context": "8k",
         "aliases": ["b"],
@@ -183,12 +184,16 @@ def test_two_that_override_the_same_are_refused() -> None:
 
 
 def test_an_override_is_true_or_false() -> None:
-    (fault,) = faults(stack=ROOT, team__a="models:\n  other: {override: please}\n")
-    assert fault.startswith("team/a.yaml:2:21: models.other.override: must be true or false")
+    assert faults(stack=ROOT, team__a="override: please\ngateway: {override: 1}\n") == [
+        "team/a.yaml:1:11: override: must be true or false ()",
+        "team/a.yaml:2:21: gateway.override: must be true or false ()",
+    ]
 
 
 def test_overriding_nothing_is_no_fault() -> None:
-    assert right(stack="models: {a: {override: true, source: x}}\n").values == {"models": {"a": {"source": "x"}}}
+    text = "override: true\ngateway: {override: true, port: 1}\nmodels: {a: {override: true, source: x}}\n"
+    entry = {"override": True, "source": "x"}  # an entry keeps it: it is a key of its type
+    assert right(stack=text).values == {"gateway": {"port": 1}, "models": {"a": entry}}
 
 
 @pytest.mark.parametrize(
@@ -201,7 +206,7 @@ def test_overriding_nothing_is_no_fault() -> None:
         ("include: ['a/**/b.yaml']\n", "", "stack.yaml:1:11: include.0: `**` is not known"),
         ("include: [folder]\n", "", "stack.yaml:1:11: : folder cannot be read: it is not a file"),
         ("include: [other.yaml]\n", "- a\n", "other.yaml:1:1: : must be a mapping"),
-        ("include: [other.yaml]\n", "a: [", "other.yaml:1:5: : not readable"),
+        ("include: [other.yaml]\n", "a: b: c\n", "other.yaml:1:5: : not readable"),
         ("include: [other.yaml]\n", "", "other.yaml:1:1: : the file is empty"),
         ("include: [other.yaml]\nmodels: {}\n", "models: [a]\n", "other.yaml:1:1: models: must be a mapping"),
         ("include: [other.yaml]\nmodels:\n", "models: {}\n", "stack.yaml:2:1: models: must be a mapping"),
@@ -296,7 +301,7 @@ def test_any_files_give_a_document_in_which_everything_has_a_place(files: dict[s
     kept = {Path("/srv") / name: text.encode() for name, text in files.items()}
     gathered = gather(Path("/srv/stack.yaml"), Kept(kept))
     document = gathered.document
-    for path in paths_of(document.values):
+    for path in paths_of(document.values) if document.values is not None else ():
         assert path in document.places
     assert same(gather(Path("/srv/stack.yaml"), Kept(gathered.texts)), gathered)
 
