@@ -80,15 +80,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"one of: {', '.join(names)}" if names else ""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint for a word that is not known: the one that was probably meant, or all of them."""
-    names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"one of: {', '.join(names)}" if names else ""
-
-
 class Refused(Exception):
     """An input that cannot be carried out; carries every diagnostic and the exit code it deserves."""
 
