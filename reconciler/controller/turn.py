@@ -18,6 +18,7 @@ from reconciler.kinds.base import Kind, Tools
 from reconciler.kinds.engine.io import python_tag
 from reconciler.manifest.reading import Reading
 from reconciler.manifest.resolve import denials, resolve
+from reconciler.manifest.when import dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,9 @@ def wanted_of(reading: Reading, layout: Layout, targets: frozenset[Ref] = frozen
     labels, faults = hardware.labels(layout.labels)
     if faults:
         raise Refused(faults)
-    resources = resolve(reading.manifest, python_tag(), hardware.facts(labels), reading.lock)
-    return Wanted(resources, denials(reading.manifest), targets)
+    manifest, facts = reading.manifest, hardware.facts(labels)
+    resources = resolve(manifest, python_tag(), facts, reading.lock)
+    return Wanted(resources, denials(manifest, dropped(manifest.stack, facts, manifest.document)), targets)
 
 
 @dataclass(frozen=True, slots=True)

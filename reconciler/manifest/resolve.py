@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from reconciler.core.diagnostics import Diagnostic, Refused
 from reconciler.core.ids import Ref
@@ -13,7 +13,7 @@ from reconciler.kinds.gateway import spec as gateway
 from reconciler.kinds.model import spec as model
 from reconciler.kinds.model.spec import ModelSection
 from reconciler.kinds.server import spec as server
-from reconciler.manifest.later import unsupported
+from reconciler.manifest.later import Path, unsupported
 from reconciler.manifest.lock import Lock
 from reconciler.manifest.parse import Manifest
 from reconciler.manifest.when import dropped
@@ -26,7 +26,8 @@ def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lo
     """`python` is the tag of the interpreter that virtual environments are made with (`cp311`)."""
     stack, base, platform = manifest.stack, str(manifest.path.parent), f"{host.os}-{host.arch}"
     out: dict[Ref, Declared] = {}
-    left_out, no = dropped(stack, host, manifest.document), denials(manifest)
+    left_out = dropped(stack, host, manifest.document)
+    no = denials(manifest, left_out)
     models = {name: entry for name, entry in stack.models.items() if ("models", name) not in left_out}
     sections = {name: entry for name, entry in stack.engines.items() if ("engines", name) not in left_out}
     _refuse_unmet(manifest, models, sections)
@@ -70,16 +71,21 @@ def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lo
     return out
 
 
-def denials(manifest: Manifest) -> Mapping[Ref, Denial]:
-    """What of the manifest cannot be carried out here yet, by resource, and why."""
+def denials(manifest: Manifest, left_out: Collection[Path] = ()) -> Mapping[Ref, Denial]:
+    """What of the manifest cannot be carried out here yet, by resource, and why.
+
+    `left_out` are the (section, name) of entries that are not for this machine: nothing is denied of them.
+    """
     out: dict[Ref, Denial] = {}
     for path, sentence in unsupported(manifest.stack):
+        if path[:2] in left_out:
+            continue
         ref = _resource(path)
         said = f"{out[ref].reason}; {sentence}" if ref in out else sentence
         out[ref] = Denial(said, manifest.where(*path))
     for name, entry in manifest.stack.models.items():
         process, runs = Ref("server", name), Ref("engine", entry.engine)
-        if runs in out and process not in out:
+        if runs in out and process not in out and ("models", name) not in left_out:
             out[process] = Denial(f"it needs {runs}", manifest.where("models", name, "engine"))
         if process in out:
             out[Ref("model", name)] = Denial("")  # told once
