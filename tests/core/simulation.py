@@ -164,6 +164,12 @@ class Machine:
                 self.do(change, action, desired)
         raise AssertionError(f"not converged after {limit} turns: {plans[-1]}")
 
+    def converge_routes(self, desired: dict[Ref, Declared]) -> None:
+        """Have the gateway follow what runs, and nothing else happen."""
+        for change, action in planner.runnable(self.plan(desired), self.world(desired)):
+            if change.ref == GATEWAY:
+                self.do(change, action, desired)
+
     def shape(self, desired: Iterable[Ref]) -> object:
         """What exists and is ours, without the names that a second build would choose differently."""
         return {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import click
 import pytest
@@ -12,10 +14,10 @@ from syrupy.assertion import SnapshotAssertion
 
 from reconciler.cli.render import plan_lines
 from reconciler.core import planner
-from reconciler.core.diagnostics import FaultClass, Refused
+from reconciler.core.diagnostics import Exit, FaultClass, Refused, Where
 from reconciler.core.ids import Ref
-from reconciler.core.plan import Op
-from reconciler.core.state import HostFacts, Trouble, Unknown, World
+from reconciler.core.plan import Change, Op, Plan, summary
+from reconciler.core.state import Declared, Denial, Drift, HostFacts, Restored, Trouble, Unknown, World
 from reconciler.supervise.machine import Phase as Life
 from tests.core.simulation import GATEWAY, RULES, Machine, desired_from
 
@@ -295,3 +297,255 @@ def test_an_unready_server_keeps_its_name_with_a_reason(running: Machine) -> Non
     assert change is not None
     target = change.actions[0].args["targets"]["chat"]
     assert (target.nonce, target.reason) == ("", "it is not ready yet")
+
+
+# -- drift ----------------------------------------------------------------------------------------------------------
+
+
+def with_(text: str, ref: Ref, **changes: Any) -> dict[Ref, Declared]:
+    desired = dict(desired_from(text))
+    desired[ref] = replace(desired[ref], **changes)
+    return desired
+
+
+@pytest.mark.parametrize("mode", [None, Drift.CORRECT])
+def test_drift_is_corrected_unless_the_manifest_says_otherwise(running: Machine, mode: Drift | None) -> None:
+    running.kill(CHAT)
+    plan = running.plan(with_(ONE, CHAT, drift=mode))
+    change = plan.change(CHAT)
+    assert change is not None
+    assert (change.op, change.drift) == (Op.RESTART, True)
+    assert (plan.drift, plan.warnings) == ((), ())
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(Drift.WARN, True), (Drift.IGNORE, False)])
+def test_drift_may_be_left_so(running: Machine, mode: Drift, warned: bool) -> None:
+    desired = with_(ONE, CHAT, drift=mode)
+    running.kill(CHAT)
+    running.converge_routes(desired)
+    plan = running.plan(desired)
+    assert plan.empty
+    assert [(c.ref, c.reason) for c in plan.drift] == [(CHAT, "its process is gone")]
+    assert CHAT not in [same.ref for same in plan.same]
+    said = ["has drifted and is left so: its process is gone"] if warned else []
+    assert [w.summary for w in plan.warnings] == said
+    assert plan.to_json()["drift"][0]["ref"] == "server/chat"
+
+
+@pytest.mark.parametrize("ref", [Ref("engine", "embedded"), Ref("model", "chat"), GATEWAY])
+def test_drift_of_every_kind_may_be_left_so(running: Machine, ref: Ref) -> None:
+    match ref.kind:
+        case "engine":
+            running.engines.clear()
+        case "model":
+            running.blobs.clear()
+        case "gateway":
+            running.gateways.clear()
+    change = running.plan(desired_from(ONE)).change(ref)
+    assert change is not None
+    assert change.drift
+    left = running.plan(with_(ONE, ref, drift=Drift.IGNORE))
+    assert left.change(ref) is None
+    assert ref in [c.ref for c in left.drift]
+
+
+def test_what_the_manifest_changed_is_no_drift(running: Machine) -> None:
+    desired = with_(ONE.replace("2k", "8k"), CHAT, drift=Drift.IGNORE)
+    running.kill(CHAT)
+    change = running.plan(desired).change(CHAT)
+    assert change is not None
+    assert (change.reason, change.drift) == ("its settings changed", False)
+
+
+def test_a_first_start_is_no_drift() -> None:
+    plan = Machine().plan(with_(ONE, CHAT, drift=Drift.IGNORE))
+    assert not any(change.drift for change in plan.changes)
+    assert plan.change(CHAT) is not None
+
+
+# -- protection -----------------------------------------------------------------------------------------------------
+
+EMBED_MODEL, EMBED_SERVER = Ref("model", "embed"), Ref("server", "embed")
+
+
+@pytest.fixture
+def guarded() -> Machine:
+    """Both models run, and `embed` is protected."""
+    machine = Machine()
+    machine.converge(desired_from(TWO))
+    for ref in (EMBED_MODEL, EMBED_SERVER):
+        machine.owned[ref] = replace(machine.owned[ref], protect=True)
+    return machine
+
+
+def test_the_removal_of_what_is_protected_is_denied(guarded: Machine) -> None:
+    desired = desired_from(ONE)
+    plan = guarded.plan(desired)
+    assert [str(c.ref) for c in plan.denied] == ["model/embed", "server/embed"]
+    assert {c.reason for c in plan.denied} == {
+        "it is protected: it stays until its `protect: true` is taken away and that is applied"
+    }
+    assert all(not c.actions for c in plan.denied)
+    with pytest.raises(Refused) as caught:
+        planner.refuse_denied(plan)
+    assert caught.value.exit_code is Exit.DENIED
+
+
+def test_what_is_protected_may_be_changed_and_mended(guarded: Machine) -> None:
+    guarded.kill(EMBED_SERVER)
+    assert guarded.plan(desired_from(TWO)).denied == ()
+    change = guarded.plan(desired_from(TWO.replace("embed.gguf", "other.gguf"))).change(EMBED_MODEL)
+    assert change is not None
+    assert change.op is Op.REPLACE
+
+
+def down(machine: Machine, purge: bool) -> Plan:
+    kept = {} if purge else {r: d for r, d in desired_from(TWO).items() if not RULES[r.kind].runs}
+    return planner.plan(replace(machine.world(kept, purge), down=True), RULES)
+
+
+def test_a_person_may_stop_what_is_protected_and_its_bytes_stay(guarded: Machine) -> None:
+    stopping, purging = down(guarded, purge=False), down(guarded, purge=True)
+    for plan in (stopping, purging):
+        change = plan.change(EMBED_SERVER)
+        assert change is not None
+        assert (change.op, change.actions[0].verb) == (Op.DELETE, "retire")
+    assert stopping.denied == ()
+    assert [c.ref for c in purging.denied] == [EMBED_MODEL]
+    assert Ref("model", "chat") in [c.ref for c in purging.changes if c.op is Op.DELETE]
+
+
+def test_what_was_protected_once_is_removed_when_it_no_longer_is(guarded: Machine) -> None:
+    for ref in (EMBED_MODEL, EMBED_SERVER):
+        guarded.owned[ref] = replace(guarded.owned[ref], protect=False)
+    desired = desired_from(ONE)
+    guarded.converge(desired)
+    assert EMBED_MODEL not in guarded.owned
+
+
+# -- a tug-of-war ---------------------------------------------------------------------------------------------------
+
+
+def contest(running: Machine, *at: float, now: float = 1000.0) -> tuple[Plan, World]:
+    running.kill(CHAT)
+    seen = {CHAT: tuple(Restored(t, f"ended by signal 9 at {t:g}") for t in at)}
+    world = replace(running.world(desired_from(ONE)), restored=seen, now=now)
+    return planner.plan(world, RULES), world
+
+
+def starts(plan: Plan, world: World) -> bool:
+    return CHAT in [change.ref for change, _ in planner.runnable(plan, world)]
+
+
+@pytest.mark.parametrize(
+    ("at", "now", "contested"),
+    [
+        ((), 1000.0, False),
+        ((900.0, 950.0), 1000.0, False),
+        ((800.0, 900.0, 950.0), 1000.0, True),
+        ((400.5, 900.0, 950.0), 1000.0, True),
+        ((400.0, 900.0, 950.0), 1000.0, False),  # the first is ten minutes old
+        ((800.0, 900.0, 950.0), 1399.9, True),
+        ((800.0, 900.0, 950.0), 1400.0, False),
+        ((800.0, 900.0, 1500.0), 1000.0, False),  # the clock was set back
+    ],
+)
+def test_what_is_put_back_three_times_in_ten_minutes_waits(
+    running: Machine, at: tuple[float, ...], now: float, contested: bool
+) -> None:
+    plan, world = contest(running, *at, now=now)
+    change = plan.change(CHAT)
+    assert change is not None
+    assert (change.contested, starts(plan, world)) == (contested, not contested)
+    if contested:
+        assert change.reason == f"put back 3 times in ten minutes, and again: ended by signal 9 at {at[-1]:g}"
+        assert "reconcile apply" in change.actions[0].hold
+
+
+def test_a_tug_of_war_ends_with_a_changed_spec(running: Machine) -> None:
+    _, world = contest(running, 800.0, 900.0, 950.0)
+    plan = planner.plan(replace(world, desired=desired_from(ONE.replace("2k", "8k"))), RULES)
+    change = plan.change(CHAT)
+    assert change is not None
+    assert not change.contested
+
+
+def test_a_tug_of_war_over_one_leaves_the_others_alone(running: Machine) -> None:
+    running.gateways.clear()
+    plan, world = contest(running, 800.0, 900.0, 950.0)
+    assert GATEWAY in [change.ref for change, _ in planner.runnable(plan, world)]
+
+
+# -- targets --------------------------------------------------------------------------------------------------------
+
+
+def refs(found: Iterable[Ref]) -> set[str]:
+    return {str(ref) for ref in found}
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("server/chat", {"server/chat", "model/chat", "engine/embedded", "gateway/main"}),
+        ("model/chat", {"model/chat"}),
+        ("engine/embedded", {"engine/embedded"}),
+        ("gateway/main", {"gateway/main"}),
+        ("server/unknown", {"server/unknown", "gateway/main"}),
+    ],
+)
+def test_a_target_brings_what_it_needs_and_a_server_the_gateway(target: str, expected: set[str]) -> None:
+    world = Machine().world(desired_from(TWO))
+    assert refs(planner.closure(frozenset({Ref.parse(target)}), world)) == expected
+
+
+def test_targets_limit_the_plan_and_what_is_outside_is_counted() -> None:
+    world = Machine().world(desired_from(TWO))
+    plan = planner.plan(world, RULES, frozenset({CHAT}))
+    assert refs(c.ref for c in plan.changes) == {"server/chat", "model/chat", "engine/embedded", "gateway/main"}
+    assert plan.outside == 2
+    assert summary(plan).endswith(" · 2 outside the targets")
+    assert plan.to_json()["outside_targets"] == 2
+    whole = planner.plan(world, RULES)
+    assert [c for c in whole.changes if c.ref in {c.ref for c in plan.changes}] == list(plan.changes)
+
+
+def test_targets_that_are_as_they_should_be_leave_the_rest_outside(running: Machine) -> None:
+    world = running.world(desired_from(TWO.replace("port: 1400", "port: 1337")))
+    plan = planner.plan(world, RULES, frozenset({Ref("model", "chat")}))
+    assert (plan.empty, plan.outside) == (True, 3)
+    assert summary(plan) == "nothing to do · 3 outside the targets"
+
+
+def test_a_removal_may_be_a_target() -> None:
+    machine = Machine()
+    machine.converge(desired_from(TWO))
+    plan = planner.plan(machine.world(desired_from(ONE + "gateway: {port: 1400}\n")), RULES, frozenset({EMBED_SERVER}))
+    assert [(str(c.ref), c.op) for c in plan.changes] == [("gateway/main", Op.UPDATE), ("server/embed", Op.DELETE)]
+    assert plan.outside == 1
+
+
+# -- denied ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_denied_is_told_and_left_alone_however_it_is(running: Machine) -> None:
+    running.kill(CHAT)
+    running.blobs.clear()
+    where = Where("stack.yaml", 3, 9)
+    denied = {CHAT: Denial("`start` is not yet supported here", where), Ref("model", "chat"): Denial("")}
+    world = replace(running.world(desired_from(ONE)), denied=denied)
+    plan = planner.plan(world, RULES)
+    assert plan.denied == (Change(CHAT, Op.DENIED, "`start` is not yet supported here", where=where),)
+    assert plan.change(Ref("model", "chat")) is None
+    assert Ref("model", "chat") not in [same.ref for same in plan.same]
+    assert plan.denied[0] == plan.changes[-1], "what has no action comes last"
+    assert "1 to deny" in summary(plan)
+
+
+def test_what_is_denied_outside_the_targets_does_not_refuse_them() -> None:
+    denied = {CHAT: Denial("not yet"), Ref("model", "chat"): Denial("")}
+    world = replace(Machine().world(desired_from(TWO)), denied=denied)
+    plan = planner.plan(world, RULES, frozenset({EMBED_SERVER}))
+    planner.refuse_denied(plan)
+    assert plan.outside == 1
+    with pytest.raises(Refused):
+        planner.refuse_denied(planner.plan(world, RULES))
