@@ -373,9 +373,10 @@ class Ledger:
     # -- conditions and what was put back ----------------------------------------------------------------------
 
     def conditions(self) -> dict[Ref, tuple[Condition, ...]]:
-        """As they were last told; without messages."""
+        """As they were last told, `Ready` first; without messages."""
         out: dict[Ref, tuple[Condition, ...]] = {}
-        for text, type_, status, reason, since in self.rows("SELECT ref, type, status, reason, since FROM conditions"):
+        query = "SELECT ref, type, status, reason, since FROM conditions ORDER BY ref, type <> 'Ready', type"
+        for text, type_, status, reason, since in self.rows(query):
             ref = Ref.parse(text)
             out[ref] = (*out.get(ref, ()), Condition(type_, status, reason, since=since))
         return out
