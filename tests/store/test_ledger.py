@@ -7,7 +7,9 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,11 @@ import pytest
 from reconciler.core.diagnostics import Fault, FaultClass, Refused
 from reconciler.core.ids import Ref
 from reconciler.core.state import Trouble
-from reconciler.core.status import yes
+from reconciler.core.status import no, yes
 from reconciler.host.effects import Effects
 from reconciler.host.process import Identity
 from reconciler.store.ledger import Ledger
-from reconciler.store.schema import EVENTS_KEPT, VERSION
+from reconciler.store.schema import EVENTS_KEPT, RESTORED_KEPT, VERSION
 
 CHAT, EMBED = Ref("model", "chat"), Ref("model", "embed")
 Open = Callable[[], Ledger]
@@ -228,6 +230,104 @@ def test_events_are_bounded_and_the_newest_stay(write: Open, path: Path) -> None
     assert len(events) == EVENTS_KEPT
     assert events[-1]["message"] == "the last"
     assert events[0]["message"] == "501"
+
+
+# -- conditions, what was put back, single facts --------------------------------------------------------------------
+
+
+def test_conditions_outlive_the_writer_with_their_times(write: Open) -> None:
+    ledger = write()
+    ready, downloaded = (
+        replace(yes("Ready", "Verified", "9 MB"), since=5.0),
+        replace(no("Downloaded", "Lost"), since=6.5),
+    )
+    found = {CHAT: (ready, downloaded), EMBED: (ready,)}
+    ledger.set_conditions(found, {})
+    ledger.close()
+    ledger = write()
+    assert ledger.conditions() == {CHAT: (replace(ready, message=""), downloaded), EMBED: (replace(ready, message=""),)}
+    later = replace(ready, status="False", reason="Lost", message="", since=7.0)
+    ledger.set_conditions({CHAT: (later, downloaded)}, found)
+    assert ledger.conditions() == {CHAT: (later, downloaded)}, "what changed, less what is no more"
+
+
+def test_conditions_that_say_the_same_are_not_written(write: Open, path: Path) -> None:
+    ledger = write()
+    found = {CHAT: (replace(yes("Ready", "Verified"), since=5.0),)}
+    ledger.set_conditions(found, {})
+    before = contents(path)
+    reader = Ledger.read(path)  # to which every writing is an error
+    reader.set_conditions({CHAT: (replace(found[CHAT][0], message="another"),)}, found)
+    reader.protect({})
+    reader.set_meta(epoch=reader.meta("epoch"))
+    reader.forget_restored()
+    reader.close()
+    assert contents(path) == before
+
+
+def test_what_was_put_back_is_remembered_until_a_person_takes_notice(write: Open, path: Path) -> None:
+    ledger = write()
+    for saw in ("first", "second"):
+        ledger.note_restored(CHAT, saw)
+    ledger.note_restored(EMBED, "third")
+    ledger.close()
+    ledger = write()
+    found = ledger.restored()
+    assert {ref: [r.saw for r in group] for ref, group in found.items()} == {
+        CHAT: ["first", "second"],
+        EMBED: ["third"],
+    }
+    assert found[CHAT][0].at <= found[CHAT][1].at <= time.time()
+    ledger.forget_restored()
+    assert ledger.restored() == {}
+
+
+def test_what_was_put_back_is_bounded_and_the_newest_stay(write: Open, path: Path) -> None:
+    ledger = write()
+    with sqlite3.connect(path) as db:
+        rows = [("model/x", 1.0, str(i)) for i in range(RESTORED_KEPT + 50)]
+        db.executemany("INSERT INTO restored (ref, at, saw) VALUES (?, ?, ?)", rows)
+    db.close()
+    ledger.note_restored(CHAT, "the last")
+    found = ledger.restored()
+    assert sum(map(len, found.values())) == RESTORED_KEPT
+    assert [r.saw for r in found[CHAT]] == ["the last"]
+
+
+def test_protection_is_noted_of_what_is_owned_and_survives_a_new_spec(write: Open) -> None:
+    ledger = write()
+    ledger.own(CHAT, "d", {})
+    ledger.protect({CHAT: True, EMBED: True})
+    assert {ref: o.protect for ref, o in ledger.owned().items()} == {CHAT: True}
+    ledger.own(CHAT, "d2", {"x": 1})
+    assert ledger.owned()[CHAT].protect
+    serial = ledger.serial
+    ledger.protect({CHAT: False})
+    assert not ledger.owned()[CHAT].protect
+    assert ledger.serial == serial, "nothing was gained or lost by it"
+
+
+def test_single_facts_are_written_together(write: Open) -> None:
+    ledger = write()
+    assert ledger.meta("current", "0") == "0"
+    ledger.set_meta(current="3", held="h")
+    ledger.close()
+    ledger = write()
+    assert (ledger.meta("current"), ledger.meta("held"), ledger.meta("absent", "x")) == ("3", "h", "x")
+
+
+def test_the_export_has_every_row_of_every_table(write: Open) -> None:
+    ledger = write()
+    ledger.own(CHAT, "d", {"a": 1})
+    ledger.pin("s", {"sha256": "1"})
+    out = json.loads(json.dumps(ledger.export()))
+    assert set(out) == {
+        "artifacts", "conditions", "events", "generations", "journal", "meta", "owned", "pins", "processes",
+        "restored", "troubles",
+    }  # fmt: skip
+    assert [(row["ref"], row["spec"], row["protect"]) for row in out["owned"]] == [("model/chat", '{"a":1}', 0)]
+    assert out["pins"][0]["facts"] == '{"sha256":"1"}'
+    assert {"key": "serial", "value": "1"} in [{**row, "value": str(row["value"])} for row in out["meta"]]
 
 
 # -- one writer -----------------------------------------------------------------------------------------------------
