@@ -94,7 +94,9 @@ async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools, wanted: str | None = N
     """Bring the bytes, judge them, and only then let them into the store."""
     part = _part(spec, tools)
     wanted = _sha256(spec, tools) if wanted is None else wanted
-    resolved = spec.resolved or str(tools.ledger.pins().get(spec.pin, {}).get("resolved", ""))
+    pin = tools.ledger.pins().get(spec.pin, {})
+    remembered = pin.get("resolved", "") if pin.get("sha256") == wanted else ""  # of other bytes, it leads astray
+    resolved = spec.resolved or str(remembered)
     request = Request(
         resolved or spec.source,
         spec.file,
