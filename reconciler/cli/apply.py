@@ -104,6 +104,9 @@ def wait(client: Client, taken: dict[str, Any], place: Place, timeout: float | N
             for last in _snapshots(client, taken["turn"], show):
                 if _over(last) or (deadline is not None and time.monotonic() > deadline):
                     break
+        with Client(place.layout()) as another:  # it may have gone back since that turn
+            now = another.status()
+            last = now if now["manifest"]["held_back"] else last
     except KeyboardInterrupt:
         click.echo(
             "\ninterrupted: the controller goes on in the background\n"
@@ -125,14 +128,18 @@ def _snapshots(client: Client, turn: int, show: Any) -> Iterator[dict[str, Any]]
             yield message
 
 
-def conclude(last: dict[str, Any], place: Place, waited: bool) -> Exit:
-    """Say how it ended → the exit code."""
+def conclude(last: dict[str, Any], place: Place, waited: bool, going_back: bool = False) -> Exit:
+    """Say how it ended → the exit code. `going_back` is what a person asked for, not what came of an apply."""
     for fault in last["manifest"]["faults"]:
         show_diagnostic(Diagnostic.from_json(fault))
     if last["manifest"]["faults"]:
         return Exit.ERROR
     if not waited:
         return Exit.DONE
+    if last["manifest"]["held_back"] and not going_back:
+        number = last["manifest"]["generation"]
+        click.echo(f"it did not become ready: generation {number} is back in force (`reconcile history`)", err=True)
+        return Exit.ERROR
     code = exit_for(last)
     if place.json:
         return code

@@ -30,8 +30,8 @@ class Binding:
     def moved(self, now: Binding) -> list[str]:
         """What is different now, in words; empty while the plan holds."""
         out = []
-        if self.lineage != now.lineage:
-            out.append("it was made for another data root")
+        if self.lineage != now.lineage and (self.lineage or now.serial):  # a new ledger gets its lineage when opened
+            out.append("it was made for another data root, or before anything was applied here")
         elif self.serial != now.serial:
             out.append(f"what is owned has changed since (serial {self.serial} → {now.serial})")
         if self.manifest != now.manifest:

@@ -41,6 +41,7 @@ from reconciler.supervise.logs import rotate
 log = logging.getLogger(__name__)
 
 RESYNC = 2.0  # seconds between two looks when nothing happens
+ASKED_WITHIN = 60.0  # seconds that one started for a command waits for its request
 SOON = 0.2  # between two looks while something is held back by something that tells nobody when it is done
 
 
@@ -68,7 +69,8 @@ class Controller:
         """`entitled` says whether the data root is still ours."""
         self.tools, self.kinds, self._entitled = tools, kinds, entitled
         self.source = Source(path, tools, kinds)
-        self.mode = "run"  # run | down | purge | lock
+        self.mode = "run"  # run | wait (for the first `apply`) | down | purge | lock
+        self.started = time.monotonic()
         self.begun = 0  # turns that have begun
         self.turns = 0  # the last one that is complete
         self.view: View | None = None
@@ -149,11 +151,17 @@ class Controller:
         return pause
 
     def _finished(self) -> bool:
-        if self.mode in ("run", "lock") or self.work:
+        if self.mode == "wait" and time.monotonic() - self.started > ASKED_WITHIN:
+            log.error("stopping: nobody asked for anything")
+            return True
+        if self.mode in ("run", "lock", "wait") or self.work:
             return False
-        left = self.tools.ledger.owned()
-        running = [ref for ref in left if self.mode == "purge" or ref.kind in ("server", "gateway")]
-        return not running and not self.tools.ledger.processes()
+        left = [
+            ref
+            for ref, owned in self.tools.ledger.owned().items()
+            if self.kinds[ref.kind].rules.runs or (self.mode == "purge" and not owned.protect)
+        ]
+        return not left and not self.tools.ledger.processes()
 
     # -- one turn ---------------------------------------------------------------------------------------------
 
@@ -161,7 +169,7 @@ class Controller:
         """Look, plan, and start what can be started."""
         self.begun += 1
         number = self.begun
-        if self.mode != "lock":
+        if self.mode not in ("lock", "wait"):
             self.source.read()
             self.source.keep_promise()
         wanted = self.wanted()
@@ -194,7 +202,7 @@ class Controller:
         return self.wanted().resources
 
     def _allowed(self, change: Change, action: Action) -> bool:
-        if self.mode == "lock":
+        if self.mode in ("lock", "wait"):
             return False
         if self.mode != "run":
             return change.op is Op.DELETE and (self.mode == "purge" or self.kinds[change.ref.kind].rules.runs)
@@ -344,7 +352,7 @@ class Controller:
         Returns the number of the turn whose view takes the manifest into account. Raises Refused.
         """
         self.source.apply(path, ask)
-        self._forget_failures()
+        self._go()
         return await self.next_turn()
 
     def plan_now(self, path: Path) -> dict[str, Any]:
@@ -354,7 +362,7 @@ class Controller:
     async def back(self, number: int | None) -> int:
         """Go back to an earlier generation → the turn that takes it into account. Raises Refused."""
         self.source.back(number, "asked for")
-        self._forget_failures()
+        self._go()
         return await self.next_turn()
 
     async def ensure_ready(self, name: str, timeout: float) -> dict[str, Any]:
@@ -410,7 +418,10 @@ class Controller:
             await self.turned.wait_for(lambda: self.turns >= number)
         return self.turns
 
-    def _forget_failures(self) -> None:
+    def _go(self) -> None:
+        """A person has said what to do: what has failed is tried again at once."""
+        if self.mode == "wait":
+            self.mode = "run"
         for ref in self.tools.ledger.troubles():
             self.tools.ledger.set_trouble(ref, None)
         self.tools.ledger.forget_restored()

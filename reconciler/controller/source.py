@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from reconciler.controller.binding import bound
 from reconciler.controller.turn import Wanted, look, wanted_of
 from reconciler.core import planner
-from reconciler.core.diagnostics import Diagnostic, Fault, Refused
+from reconciler.core.diagnostics import Diagnostic, Fault, Refused, Where
 from reconciler.core.ids import Ref
 from reconciler.core.state import Declared
 from reconciler.host import secrets
@@ -85,11 +86,10 @@ class Source:
     def apply(self, path: Path, ask: Ask) -> Generation:
         """Take `path` as the manifest now. Raises Refused, and then nothing has changed."""
         secrets.forget()  # who asks may have just stored the one that was missing
-        labels = self._tools.layout.labels
-        disk = Disk(said={labels: contents(labels)})
+        disk = self._new_disk()
         made = self._hold(reading(path, disk), ask.targets)
         self._judge(made, ask)
-        before = self.generations.current
+        before = self.generations.asked
         if ask.confirm and not before:
             raise Refused("there is no earlier generation to go back to", hint="apply without --confirm-within")
         self.path, self._disk = path, disk
@@ -98,18 +98,19 @@ class Source:
             self.generations.mark(taken.number, "applying", taken.routes)
         if ask.confirm and taken.number != before:
             self.generations.set_promise(Promise(taken.number, before, time.time() + ask.confirm))
+        self.generations.note_asked(taken.number)
         return taken
 
     def read(self) -> bool:
         """Take the files over if they changed and are right; False if they did not change."""
         if self._disk is not None and not self._disk.moved():
             return False
-        labels = self._tools.layout.labels
-        self._disk = Disk(said={labels: contents(labels)})
+        self._disk = self._new_disk()
         try:
             made = reading(self.path, self._disk)
         except Refused as refused:
-            self._refuse(refused)
+            gone = Diagnostic("the manifest is gone", Where(str(self.path)), "put it back, or `reconcile down`")
+            self._refuse(refused if self.path.exists() else Refused([gone]))
             return True
         if self.generations.held == self._said():
             self.faults = ()
@@ -134,8 +135,10 @@ class Source:
 
     def back(self, number: int | None, why: str) -> Generation:
         """Put an earlier generation in force: one write, no network. Raises Refused."""
-        if self._disk is None:
-            self.read()
+        if self._disk is None:  # what the files say now is what is gone back from
+            self._disk = self._new_disk()
+            with suppress(Refused):
+                reading(self.path, self._disk)
         current = self.generations.current
         aim = self.generations.before(current) if number is None else self.generations.get(number)
         if aim is None:
@@ -313,6 +316,10 @@ class Source:
 
     def _hold(self, made: Reading, targets: frozenset[Ref] = frozenset()) -> Held:
         return Held(made, wanted_of(made, self._tools.layout, targets))
+
+    def _new_disk(self) -> Disk:
+        labels = self._tools.layout.labels
+        return Disk(said={labels: contents(labels)})
 
     def _said(self) -> str:
         """The digest of what the files say, broken ones included."""
