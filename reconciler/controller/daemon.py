@@ -382,30 +382,31 @@ class Controller:
         held = self.source.held
         if held is None or self.source.faults:
             raise Refused(self.source.faults or "there is no manifest in force")
-        pinned = {d.ref for d in held.pins.values()}
-        anew = pinned if refs == [] else set(refs or ())
-        if unknown := sorted(str(ref) for ref in anew - pinned):
+        pinned = {d.ref: key for key, needs in held.pins.items() for d in needs}
+        if unknown := sorted(str(ref) for ref in set(refs or ()) - set(pinned)):
             names = ", ".join(str(ref) for ref in sorted(pinned))
             raise Refused(f"nothing is pinned for {', '.join(unknown)}", hint=f"there are: {names}")
         before = held.reading.agreed(held.wanted.resources)
-        anew |= {d.ref for key, d in held.pins.items() if key not in before.pins}
-        for ref in anew:
+        anew = {key for key in held.pins if key not in before.pins or refs == []} | {pinned[ref] for ref in refs or ()}
+        asked = {key: held.pins[key][0].ref for key in sorted(anew)}
+        for ref in asked.values():
             self.failed.pop(ref, None)
             self.demands[ref] = Action(Phase.MATERIALISE, "renew", "see what its source is now")
         self.wake()
         async with self.turned:
-            await self.turned.wait_for(lambda: not any(ref in self.demands for ref in anew))
-        good = {key for key, d in held.pins.items() if d.ref in anew and d.ref not in self.failed}
+            await self.turned.wait_for(lambda: not any(ref in self.demands for ref in asked.values()))
+        good = {key for key, ref in asked.items() if ref not in self.failed}
         named = sources_of(held.reading.manifest.stack)
         after = self.source.relock(
             lambda lock, pins, keys: lock.renewed({k: pins[k] for k in good if k in pins}).pruned(named)
         )
         self.wake()
-        failed = [(ref, self.failed[ref]) for ref in sorted(anew) if ref in self.failed]
+        failed = [(ref, self.failed[ref]) for ref in asked.values() if ref in self.failed]
+        moved = {
+            d.ref for key, needs in held.pins.items() if before.pins.get(key) != after.pins.get(key) for d in needs
+        }
         return {
-            "changed": sorted(
-                str(d.ref) for key, d in held.pins.items() if before.pins.get(key) != after.pins.get(key)
-            ),
+            "changed": sorted(map(str, moved)),
             "pins": len(after.pins),
             "faults": [{"ref": str(ref), "message": fault.message, "hint": fault.hint} for ref, fault in failed],
         }

@@ -56,7 +56,7 @@ class Held:
     wanted: Wanted
 
     @property
-    def pins(self) -> dict[str, Declared]:
+    def pins(self) -> dict[str, tuple[Declared, ...]]:
         return pins_of(self.wanted.resources)
 
 

@@ -37,6 +37,8 @@ def plan(world: World, rules: Mapping[str, Rules], targets: frozenset[Ref] = fro
             warnings.append(Diagnostic(f"cannot be observed: {seen.reason}; it is left as it is", path=str(ref)))
             continue
         change = rules[ref.kind].change(ref, world)
+        if change is not None and change.op is Op.DELETE and world.down:
+            change = replace(change, reason="it is being taken down")
         if change is None:
             same.append(Same(ref, declared.where if declared is not None else None))
         elif change.drift and (mode := _mode(ref, world, rules)) is not Drift.CORRECT:
