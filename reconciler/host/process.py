@@ -25,6 +25,7 @@ from reconciler.host.files import disk_faults
 NONCE = "RECONCILER_NONCE"
 ROOT = "RECONCILER_ROOT"
 LINUX = sys.platform == "linux"
+LOOK_AGAIN = 2.0  # seconds after which a process is looked at, whatever the kernel told or did not tell
 
 # What a workload may inherit: how to find programs, its home, locale, proxies' certificates and accelerators.
 KEPT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -180,7 +181,9 @@ class Processes:
                 continue
             try:
                 if alive(identity):  # else the pid was reused between the look and the open
-                    await _readable(fd)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_AGAIN):
+                            await _readable(fd)
             finally:
                 os.close(fd)
 
