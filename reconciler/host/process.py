@@ -138,6 +138,12 @@ class Processes:
                         kind=FaultClass.NEEDS_HUMAN,
                     ) from error
                 except OSError as error:
+                    if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+                        raise Fault(
+                            "CANNOT_START",
+                            f"{argv[0]} cannot be started: {error.strerror}",
+                            hint="too many processes or open files, or no memory for one more",
+                        ) from error
                     if error.errno != errno.ENOEXEC:
                         raise
                     raise Fault(
