@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reconciler.controller.turn import look
 from reconciler.core import planner
-from reconciler.core.diagnostics import Diagnostic, Refused, Where
+from reconciler.core.diagnostics import Diagnostic, Fault, Refused, Where
 from reconciler.kinds.base import Kind, Tools
 from reconciler.kinds.engine.io import python_tag
 from reconciler.manifest.parse import Manifest, check
@@ -27,6 +27,7 @@ class Source:
         self.manifest: Manifest | None = None
         self.generation = 0
         self.faults: tuple[Diagnostic, ...] = ()
+        self.unkept: Fault | None = None  # why the manifest could not be kept as a generation
         self._seen: tuple[bytes | None] | None = None  # the text when it was last looked at; None inside: no file
         self._allow_empty = False
         self._moved = asyncio.Event()
@@ -50,6 +51,8 @@ class Source:
         except OSError:
             text = None
         if self._seen == (text,):
+            if self.unkept is not None and self.manifest is not None:
+                self._keep(self.manifest)
             return False
         self._seen = (text,)
         try:
@@ -58,7 +61,7 @@ class Source:
             self._refuse(refused.diagnostics)
         else:
             self.manifest, self.faults, self._allow_empty = manifest, (), False
-            self.generation = self._numbered(manifest)
+            self._keep(manifest)
         return True
 
     async def watch(self, wake: Callable[[], None]) -> None:
@@ -107,6 +110,15 @@ class Source:
             return None
         self.generation = last[0]
         return manifest
+
+    def _keep(self, manifest: Manifest) -> None:
+        """Number it; where the disk does not let us, the next reading tries again."""
+        try:
+            self.generation, self.unkept = self._numbered(manifest), None
+        except Fault as fault:
+            if fault.code == "LOCK_LOST":
+                raise
+            self.unkept = fault
 
     def _numbered(self, manifest: Manifest) -> int:
         """Keep a copy of an accepted manifest as a generation; the same one again keeps its number."""

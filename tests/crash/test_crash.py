@@ -13,7 +13,7 @@ from tests.crash.victim import Orders
 from tests.e2e.stage import CHECKOUT, Stage
 
 SHARDS = 4
-STRIDE = 3
+STRIDE = 5
 
 
 @pytest.mark.timeout(900)
