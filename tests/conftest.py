@@ -20,7 +20,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
                     counts.update(tally)
     if not campaigns:
         return
-    terminalreporter.write_sep("-", "crash harness")
+    from tests.crash.harness import NIGHTLY, SEED
+
+    which = "every point" if NIGHTLY else f"RECONCILER_SEED={SEED}; every point with RECONCILER_NIGHTLY=1"
+    terminalreporter.write_sep("-", f"crash harness: {which}")
     for name, (counts, effects) in sorted(campaigns.items()):
         terminalreporter.write_line(f"{name}: " + ", ".join(f"{k} {v}" for k, v in counts.items()))
         terminalreporter.write_line("    at: " + ", ".join(f"{k} {v}" for k, v in sorted(effects.items())))

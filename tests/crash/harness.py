@@ -154,7 +154,7 @@ class Run:
 class Tally:
     """What a campaign counted."""
 
-    counts: Counter[str] = field(default_factory=lambda: Counter(points=0, leaks=0, duplicates=0, lost=0))
+    counts: Counter[str] = field(default_factory=lambda: Counter(points=0, of=0, leaks=0, duplicates=0, lost=0))
     by_effect: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 

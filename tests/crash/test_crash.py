@@ -23,6 +23,7 @@ def test_kill(tmp_path: Path, hub: Hub, scenario: Scenario, shard: int, record_p
     tally = Tally()
     total = len(effects_of(tmp_path / "count", scenario, hub))
     points = [(number, when) for number in range(1, total + 1) for when in ("before", "after")]
+    tally.counts["of"] = len(points[shard::SHARDS])
     for number, when in chosen(points, STRIDE)[shard::SHARDS]:
         where = f"effect {number} ({when})"
         folder = tmp_path / f"{number}-{when}"

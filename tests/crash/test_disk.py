@@ -29,6 +29,7 @@ def test_disk(tmp_path: Path, hub: Hub, scenario: Scenario, shard: int, record_p
     tally = Tally()
     total = len(effects_of(tmp_path / "count", scenario, hub))
     points = list(product(range(1, total + 1), disk.FAULTS, (False, True)))
+    tally.counts["of"] = len(points[shard::SHARDS])
     for number, fault, lasting in chosen(points, STRIDE)[shard::SHARDS]:
         orders = Orders(str(number), fault, lasting, hasty=True)
         where = f"effect {number}, {fault}, {'lasting' if lasting else 'once'}"

@@ -35,6 +35,7 @@ FIRST, EDIT, _ = SCENARIOS
 def test_clock_jumps_in_an_edit(tmp_path: Path, hub: Hub, jump: int, record_property) -> None:
     tally = Tally()
     total = len(effects_of(tmp_path / "count", EDIT, hub))
+    tally.counts["of"] = total
     for number in chosen(range(1, total + 1), 25):
         where = f"effect {number}, clock {jump:+} s"
         with (
