@@ -76,6 +76,7 @@ class Controller:
         self.view: View | None = None
         self.work: dict[Ref, Work] = {}
         self.progress: dict[Ref, Progress] = {}
+        self.fault: Fault | None = None  # what cut the last turn short
         self.turned = asyncio.Condition()
         self.demands: dict[Ref, Action] = {}  # what a person asked for beyond the plan
         self.failed: dict[Ref, Fault] = {}  # of those
@@ -124,8 +125,11 @@ class Controller:
                 return
             try:
                 await self.turn(group)
+                self.fault = None
             except Fault as fault:
                 log.error("turn=%d %s", self.turns, fault)
+                self.fault = fault
+                self._publish()
                 if fault.code == "LOCK_LOST":
                     return
             except Exception:
@@ -340,6 +344,8 @@ class Controller:
             if current is not None and row.ref not in self.work:
                 declared = self.desired().get(row.ref)
                 recovery.settle(current, self.tools, code, declared.attempt if declared else "")
+        except Fault as fault:
+            log.error("unsettled ref=%s %s", row.ref, fault)  # the next turn finds that it ended, and settles it
         finally:
             self._watchers.pop(row.nonce, None)
             self.wake()
@@ -455,9 +461,10 @@ class Controller:
         """The whole status as JSON values."""
         view, now, promise = self.view, self.source.generation, self.source.generations.promise
         working = {str(ref): w.action.text for ref, w in self.work.items()}
+        fault = self.fault or self.source.unkept
         return {
             "format": "1.0",
-            "controller": {"pid": os.getpid(), "mode": self.mode, "turn": self.turns},
+            "controller": {"pid": os.getpid(), "mode": self.mode, "turn": self.turns, "fault": str(fault or "")},
             "manifest": {
                 "path": str(self.source.path),
                 "generation": now.number if now is not None else 0,

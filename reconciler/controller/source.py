@@ -69,6 +69,7 @@ class Source:
         self.held: Held | None = None
         self.faults: tuple[Diagnostic, ...] = ()
         self._disk: Disk | None = None  # what the files said when they were last read
+        self.unkept: Fault | None = None  # why what is in force could not be kept as a generation
         self._moved = asyncio.Event()
         self._lock_problem = ""
         self._watched: set[Path] = set()
@@ -104,6 +105,8 @@ class Source:
     def read(self) -> bool:
         """Take the files over if they changed and are right; False if they did not change."""
         if self._disk is not None and not self._disk.moved():
+            if self.unkept is not None and self.held is not None:
+                self._try_to_take(self.held)
             return False
         self._disk = self._new_disk()
         try:
@@ -125,7 +128,7 @@ class Source:
         except Refused as refused:
             self._refuse(refused)
         else:
-            self._take(held)
+            self._try_to_take(held)
         return True
 
     def peek(self) -> None:
@@ -268,18 +271,30 @@ class Source:
             made.refuse_stale(ask.binding)
 
     def _take(self, held: Held) -> Generation:
-        """Put a reading in force: as a new generation, or as the one that it is already."""
-        self._put(held)
+        """Put a reading in force: as a new generation, or as the one that it is already. Raises Fault, and then not."""
         made, keys, now = held.reading, set(held.pins), self.generation
         locked, names = made.lock.digest(keys), tuple(sorted(str(ref) for ref in held.wanted.targets))
         same = now is not None and (now.digest, now.targets) == (made.digest, names) and not self.generations.held
         if now is not None and same and made.lock.extends(self._kept_lock(now.number), keys):
             self.generations.relock(now.number, locked, _texts(made))
+            self._put(held)
             return now
         taken = self.generations.add(made.digest, locked, _texts(made), names)
+        self._put(held)
         what = f" ({', '.join(names)} only)" if names else ""
         self._tools.ledger.event("manifest", "Accepted", f"generation {taken.number}{what}")
         return taken
+
+    def _try_to_take(self, held: Held) -> None:
+        """Put a reading in force even where a full disk does not let us keep it; the next reading tries again."""
+        try:
+            self._take(held)
+            self.unkept = None
+        except Fault as fault:
+            if fault.code == "LOCK_LOST":
+                raise
+            self.unkept = fault
+            self._put(held)
 
     def _put(self, held: Held) -> None:
         self.held, self.faults, self._tools.base = held, (), held.reading.manifest.path.parent

@@ -43,6 +43,8 @@ def wait_for(ref: Ref, world: World) -> float:
         return 0.0
     if trouble.kind is FaultClass.PERMANENT:
         return math.inf
+    if trouble.at > world.now:  # the clock was set back: how long ago it was is not known
+        return 0.0
     return max(0.0, next_try(ref, trouble) - world.now)
 
 

@@ -89,11 +89,13 @@ def _explain(ref: Ref, own: tuple[Condition, ...], world: World, plan: Plan) -> 
     """Add Progressing, and say in Ready what failed or what is being waited for."""
     change = plan.change(ref)
     ready, rest = own[0], own[1:]
-    trouble = world.troubles.get(ref)
-    if trouble is not None and ready.status != "True":
+    trouble, failed = world.troubles.get(ref), ""
+    if trouble is not None:
         hint = f" — {trouble.hint}" if trouble.hint else ""
         times = f" (failed {trouble.count}×)" if trouble.count > 1 else ""
-        ready = no("Ready", _camel(trouble.code), f"{trouble.message}{times}{hint}")
+        failed = f"{trouble.message}{times}{hint}"
+    if trouble is not None and ready.status != "True":
+        ready = no("Ready", _camel(trouble.code), failed)
     elif change is not None and change.contested and ready.status != "True":
         ready = no("Ready", "Contested", f"{change.reason} — find what does that, then `reconcile apply`")
     elif change is not None and ready.status != "True" and change.actions and change.actions[0].hold:
@@ -105,7 +107,8 @@ def _explain(ref: Ref, own: tuple[Condition, ...], world: World, plan: Plan) -> 
     elif trouble is not None and trouble.kind is FaultClass.PERMANENT:
         progressing = no("Progressing", "WaitsForChange", "tried again once its spec changes")
     else:
-        progressing = yes("Progressing", change.op.value.capitalize(), change.reason)
+        reason = f"{change.reason}; {failed}" if failed else change.reason
+        progressing = yes("Progressing", change.op.value.capitalize(), reason)
     return (ready, progressing, *rest)
 
 

@@ -22,6 +22,7 @@ from reconciler.core.ids import Ref, canonical
 from reconciler.core.state import Owned, Restored, Trouble
 from reconciler.core.status import Condition
 from reconciler.host.effects import Denied, Effects
+from reconciler.host.files import disk_faults
 from reconciler.host.process import Identity
 from reconciler.store.schema import EVENTS_KEPT, JOURNAL_KEPT, MIGRATIONS, RESTORED_KEPT, VERSION
 
@@ -105,7 +106,7 @@ class Ledger:
                 if 0 < found < VERSION:
                     with effects("backup", path), closing(sqlite3.connect(f"{path}.v{found}.bak")) as backup:
                         probe.backup(backup)
-        with effects("ledger-open", path):
+        with effects("ledger-open", path), disk_faults(path), _ledger_faults():
             path.touch(mode=0o600)  # before SQLite makes it: the journal beside it gets the same mode
             db = _connect(path.as_uri(), path)
             db.execute("PRAGMA journal_mode=WAL")

@@ -121,6 +121,15 @@ def test_remove_takes_a_file_or_a_link_and_forgives_nothing_there(files: Files, 
     assert tree(tmp_path) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a file that not even root may remove")
+def test_what_cannot_be_removed_is_a_fault_with_a_remedy(files: Files, tmp_path: Path) -> None:
+    fixed = Path("/proc/self/comm")
+    with pytest.raises(Fault) as removing:
+        files.remove(fixed)
+    assert removing.value.code == "NOT_WRITABLE"
+    assert str(fixed) in removing.value.message
+
+
 def test_remove_tree_never_follows_a_link(files: Files, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()

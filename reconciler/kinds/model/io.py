@@ -14,7 +14,7 @@ from reconciler.core.ids import Ref
 from reconciler.core.plan import Action
 from reconciler.core.state import Declared, Found, Observation
 from reconciler.gguf import header as gguf
-from reconciler.host.files import Files
+from reconciler.host.files import Files, disk_faults
 from reconciler.kinds.base import Tools
 from reconciler.kinds.model.rules import ModelRules, ModelState
 from reconciler.kinds.model.spec import ModelSpec, shown
@@ -200,5 +200,5 @@ async def _verify(ref: Ref, sha256: str, tools: Tools) -> None:
 
 
 def _protect(path: Path, files: Files) -> None:
-    with files.effects("chmod", path):
+    with files.effects("chmod", path), disk_faults(path):
         path.chmod(0o444)
