@@ -16,7 +16,6 @@ from reconciler.core.diagnostics import FaultClass, Refused
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Op
 from reconciler.core.state import HostFacts, Trouble, Unknown, World
-from reconciler.supervise.machine import Phase as Life
 from tests.core.simulation import GATEWAY, RULES, Machine, desired_from
 
 ONE = """\
@@ -99,7 +98,7 @@ def test_a_damaged_file_is_proved_again_first(running: Machine, snapshot: Snapsh
 
 def test_a_file_brought_anew_restarts_its_server(running: Machine, snapshot: SnapshotAssertion) -> None:
     desired = desired_from(ONE)
-    running.blobs[desired[Ref("model", "chat")].digest] = "another token"
+    running.bring_anew(desired[Ref("model", "chat")].digest)
     assert printed(running, ONE) == snapshot
 
 
@@ -218,7 +217,7 @@ def disturb(machine: Machine, what: str, name: str) -> None:
             for digest in list(machine.blobs):
                 machine.damage(digest)
         case "gateway":
-            machine.gateways.clear()
+            machine.kill(GATEWAY)
         case "forget":
             machine.owned.pop(Ref("server", name), None)
 
@@ -237,7 +236,7 @@ def test_whatever_happened_before_the_world_ends_as_one_built_from_nothing(histo
     fresh.converge(last)
     assert machine.shape(last) == fresh.shape(last)
     assert machine.plan(last).empty
-    assert not machine.overlaps, "an instance was stopped while clients were routed to it"
+    assert not machine.wrongs
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -290,7 +289,8 @@ def test_taking_down_leaves_nothing_owned(text: str) -> None:
 
 
 def test_an_unready_server_keeps_its_name_with_a_reason(running: Machine) -> None:
-    running.servers[CHAT] = [replace(i, life=Life.STARTING) for i in running.servers[CHAT]]
+    (row,) = [row for row in running.rows.values() if row.ref == CHAT]
+    row.ready = None
     change = running.plan(desired_from(ONE)).change(GATEWAY)
     assert change is not None
     target = change.actions[0].args["targets"]["chat"]
