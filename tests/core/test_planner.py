@@ -295,3 +295,60 @@ def test_an_unready_server_keeps_its_name_with_a_reason(running: Machine) -> Non
     assert change is not None
     target = change.actions[0].args["targets"]["chat"]
     assert (target.nonce, target.reason) == ("", "it is not ready yet")
+
+
+# -- what generated histories have found -----------------------------------------------------------------------------
+
+
+def test_where_memory_is_short_the_next_one_is_not_started_beside_a_retired_one(running: Machine) -> None:
+    running.host = HostFacts(memory_total=2000, memory_available=100)
+    desired = desired_from(ONE.replace("2k", "8k"))
+    (old,) = running.servers[CHAT]
+    running.inflight = {old.nonce: 1}
+    retire = running.plan(desired).change(CHAT)
+    assert retire is not None
+    running.do(retire, retire.actions[0], desired)
+    routed = running.plan(desired).change(CHAT)
+    assert routed is not None
+    assert [(a.verb, a.hold) for a in routed.actions] == [("stop", "the gateway still routes to it"), ("start", "")]
+    assert routed.price.downtime
+    follow = running.plan(desired).change(GATEWAY)
+    assert follow is not None
+    running.do(follow, follow.actions[0], desired)
+    drained = running.plan(desired).change(CHAT)
+    assert drained is not None
+    assert [(a.verb, a.hold) for a in drained.actions] == [("stop", "1 requests are running on it"), ("start", "")]
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_a_gateway_on_the_same_port_leaves_it_first(running: Machine, owned: bool) -> None:
+    if not owned:
+        del running.owned[GATEWAY]
+    desired = desired_from(ONE + "gateway: {host: localhost}\n")
+    change = running.plan(desired).change(GATEWAY)
+    assert change is not None
+    assert [a.verb for a in change.actions] == ["stop", "start", "route"]
+    assert change.price.downtime
+    running.converge(desired)
+    assert [g.host for g in running.gateways] == ["localhost"]
+
+
+def test_a_hung_gateway_leaves_its_port_first(running: Machine) -> None:
+    running.hang(GATEWAY)
+    change = running.plan(desired_from(ONE)).change(GATEWAY)
+    assert change is not None
+    assert [a.verb for a in change.actions] == ["stop", "start", "route"]
+
+
+def test_routes_are_not_rewritten_on_a_server_that_cannot_be_observed(running: Machine) -> None:
+    running.blind[CHAT] = "the ledger is busy"
+    change = running.plan(desired_from(ONE)).change(GATEWAY)
+    assert change is not None
+    assert change.actions[0].hold == "server/chat cannot be observed"
+
+
+def test_what_has_failed_for_good_can_still_be_removed(running: Machine) -> None:
+    running.troubles[CHAT] = Trouble("its digest", 3, 999.0, "X", "no", "", FaultClass.PERMANENT)
+    desired = desired_from("version: 1\nmodels: {}\n")
+    running.converge(desired)
+    assert not running.alive - {g.nonce for g in running.gateways}
