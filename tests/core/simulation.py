@@ -116,6 +116,7 @@ class Machine:
     pins: set[str] = field(default_factory=set)  # spec digests of models that were fetched once
     proved: dict[str, str] = field(default_factory=dict)  # spec digest of a model → token when it was verified
     # what the checks remember
+    announced: set[str] = field(default_factory=set)  # nonces retired by a plan that named the downtime
     hopeless: dict[Ref, str] = field(default_factory=dict)  # the spec that failed for good, until somebody asks anew
     wrongs: list[str] = field(default_factory=list)
 
@@ -528,15 +529,19 @@ class Keeper:
         beside = change.ref.kind == "server" and action.verb == "start" and world.found(change.ref)
         if beside and beside.living and 0 < world.host.memory_available < SIZE * ROOM:
             machine.wrongs.append(f"{change.ref} is started beside another one, and memory holds only one")
+        if action.verb == "retire" and change.price.downtime:
+            machine.announced.add(str(nonce))
         running = machine.effects(change, action, desired)
         self.work[change.ref] = Work(change, action, digest, desired, running)
 
     def _forgive(self, world: World) -> None:
-        for ref in world.troubles:
+        for ref, trouble in world.troubles.items():
             row = next((r for r in self.machine.rows.values() if r.ref == ref), None)
             if row is not None:
-                if row.ready is not None and self.machine.now - row.ready >= READY_FORGIVES:
+                well = row.ready is not None and self.plan.change(ref) is None
+                if well and self.machine.now - max(row.ready or 0.0, trouble.at) >= READY_FORGIVES:
                     self.machine.troubles.pop(ref, None)
+                    self.machine.hopeless.pop(ref, None)
             elif ref not in world.desired and ref not in world.owned:
                 self.machine.troubles.pop(ref, None)
                 self.machine.hopeless.pop(ref, None)
@@ -591,7 +596,8 @@ class Keeper:
     def _served(self) -> set[str]:
         gateway = self.desired.get(GATEWAY)
         # One that hung may be replaced, though it goes on meanwhile.
-        return self.machine.serving(gateway.spec, self.machine.ever_hung) if gateway else set()
+        aside = self.machine.ever_hung | self.machine.announced
+        return self.machine.serving(gateway.spec, aside) if gateway else set()
 
     def _end(self, ref: Ref) -> None:
         del self.work[ref]
@@ -607,3 +613,16 @@ class Keeper:
         for work in self.work.values():
             work.running.close()
         return Keeper(self.machine, self.wanted)
+
+
+def turn_and_finish(keeper: Keeper) -> bool:
+    """One turn, its work to the end, and the time until the next try; True once there is nothing to do."""
+    idle = not keeper.work
+    plan = keeper.turn()
+    for ref in list(keeper.work):
+        keeper.finish(ref)
+    assert not keeper.machine.wrongs, keeper.machine.wrongs
+    if idle and (plan.empty or keeper.finished):
+        return True
+    keeper.machine.now = max(keeper.machine.now + 1.0, keeper.next_due())
+    return False

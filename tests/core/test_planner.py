@@ -12,11 +12,11 @@ from syrupy.assertion import SnapshotAssertion
 
 from reconciler.cli.render import plan_lines
 from reconciler.core import planner
-from reconciler.core.diagnostics import FaultClass, Refused
+from reconciler.core.diagnostics import Fault, FaultClass, Refused
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Op
 from reconciler.core.state import HostFacts, Trouble, Unknown, World
-from tests.core.simulation import GATEWAY, RULES, Machine, desired_from
+from tests.core.simulation import GATEWAY, RULES, Keeper, Machine, desired_from, turn_and_finish
 
 ONE = """\
 version: 1
@@ -352,3 +352,16 @@ def test_what_has_failed_for_good_can_still_be_removed(running: Machine) -> None
     desired = desired_from("version: 1\nmodels: {}\n")
     running.converge(desired)
     assert not running.alive - {g.nonce for g in running.gateways}
+
+
+def test_what_serves_on_does_not_forgive_what_cannot_be_started() -> None:
+    keeper = Keeper(Machine(), desired_from(ONE))
+    for _ in range(8):
+        turn_and_finish(keeper)
+    keeper.machine.now += 300.0
+    keeper.wanted = desired_from(ONE.replace("2k", "8k"))
+    keeper.turn()
+    keeper.throw(CHAT, Fault("INVALID_ARGUMENT", "no", kind=FaultClass.PERMANENT))
+    for _ in range(3):
+        turn_and_finish(keeper)
+    assert keeper.machine.troubles[CHAT].count == 1
