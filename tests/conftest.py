@@ -1,4 +1,7 @@
-"""The summary of the crash campaigns. It stands here because only this file is read by the process that reports."""
+"""The summary of the crash campaigns and of the generated tests.
+
+It stands here because only this file is read by the process that reports.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,17 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         effects = tally.pop("by_effect")
         terminalreporter.write_line(", ".join(f"{k} {v}" for k, v in tally.items()))
         terminalreporter.write_line("killed at: " + ", ".join(f"{k} {v}" for k, v in sorted(effects.items())))
+    _write_counts(terminalreporter)
+
+
+def _write_counts(terminalreporter: Any) -> None:
+    """How much the model-based and fuzz tests have tried."""
+    for reports in list(terminalreporter.stats.values()):
+        for report in reports:
+            for name, text in getattr(report, "user_properties", []):
+                if name.startswith("count:") and report.when == "call":
+                    counts = ", ".join(f"{k} {v}" for k, v in json.loads(text).items())
+                    terminalreporter.write_line(f"{name.removeprefix('count:')}: {counts}")
 
 
 def _add(total: dict[str, Any], more: dict[str, Any]) -> None:
