@@ -365,3 +365,10 @@ def test_what_serves_on_does_not_forgive_what_cannot_be_started() -> None:
     for _ in range(3):
         turn_and_finish(keeper)
     assert keeper.machine.troubles[CHAT].count == 1
+
+
+def test_no_server_is_stopped_while_the_gateway_cannot_be_observed(running: Machine) -> None:
+    running.blind[GATEWAY] = "it is busy"
+    change = running.plan(desired_from("version: 1\nmodels: {}\n")).change(CHAT)
+    assert change is not None
+    assert change.actions[0].hold == "the gateway cannot be observed"

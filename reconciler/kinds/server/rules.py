@@ -19,7 +19,7 @@ from typing import Any
 
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price, human_bytes
-from reconciler.core.state import Declared, World
+from reconciler.core.state import Declared, Unknown, World
 from reconciler.core.status import Condition, no, yes
 from reconciler.kinds.server.spec import ServerSpec
 from reconciler.supervise.machine import Phase as Life
@@ -152,11 +152,14 @@ def _stops(instances: Iterable[Instance], world: World) -> tuple[Action, ...]:
     gateway = world.found(Ref("gateway", "main"))
     routed = gateway.routed if gateway is not None else frozenset()
     running = gateway.inflight if gateway is not None else {}
+    unseen = isinstance(world.observed.get(Ref("gateway", "main")), Unknown)
     retires, stops = [], []
     for i in instances:
         where, args = f"the process on port {i.port}", {"nonce": i.nonce}
         hung = i.silent or i.life is Life.UNRESPONSIVE
         follows = "the gateway still routes to it" if i.nonce in routed and not hung else ""
+        if unseen and not hung:
+            follows = "the gateway cannot be observed"
         if i.retiring is None:
             retires.append(Action(Phase.STOP, "retire", f"give {where} no more requests", args, follows))
         count = 0 if hung else running.get(i.nonce, 0)
