@@ -1,4 +1,7 @@
-"""The summary of the crash campaigns. It stands here because only this file is read by the process that reports."""
+"""The summary of the crash campaigns and of the generated tests.
+
+It stands here because only this file is read by the process that reports.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,21 @@ from typing import Any
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    _write_campaigns(terminalreporter)
+    _write_counts(terminalreporter)
+
+
+def _write_counts(terminalreporter: Any) -> None:
+    """How much the model-based and fuzz tests have tried."""
+    for reports in list(terminalreporter.stats.values()):
+        for report in reports:
+            for name, text in getattr(report, "user_properties", []):
+                if name.startswith("count:") and getattr(report, "when", "") == "call":
+                    counts = ", ".join(f"{k} {v}" for k, v in json.loads(text).items())
+                    terminalreporter.write_line(f"{name.removeprefix('count:')}: {counts}")
+
+
+def _write_campaigns(terminalreporter: Any) -> None:
     """The counts of the crash campaigns, wherever their workers ran."""
     campaigns: dict[str, tuple[Counter[str], Counter[str]]] = {}
     for reports in terminalreporter.stats.values():

@@ -246,10 +246,12 @@ class Controller:
                 work.task.cancel()
 
     def _forgive(self, view: View) -> None:
-        for ref in view.world.troubles:
+        for ref, trouble in view.world.troubles.items():
             row = next((r for r in self.tools.ledger.processes() if r.ref == ref), None)
             if row is not None:
-                recovery.forgive(ref, self.tools, row.ready)
+                # An earlier version that serves on says nothing for the one that cannot be started.
+                if row.ready is not None and view.plan.change(ref) is None:
+                    recovery.forgive(ref, self.tools, max(row.ready, trouble.at))
             elif ref not in view.world.desired and ref not in view.world.owned:
                 self.tools.ledger.set_trouble(ref, None)
 
