@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from reconciler.core.plan import FieldChange
+from reconciler.kinds.model.spec import shown
 from reconciler.manifest.reading import Reading
 
 PRIVATE = ("env", "headers", "key", "api_key")  # values below these may be secret
@@ -20,7 +21,7 @@ def differences(left: Reading, right: Reading) -> list[FieldChange]:
         before, after = left.lock.pins.get(key), right.lock.pins.get(key)
         if before != after:
             source, _, platform = json.loads(key)
-            path = f"{source} in the lock" + (f" for {platform}" if platform else "")
+            path = f"{shown(source)} in the lock" + (f" for {platform}" if platform else "")
             fields.append(FieldChange(path, before and before["sha256"], after and after["sha256"]))
     return fields
 
@@ -37,4 +38,8 @@ def _walk(left: Any, right: Any, path: tuple[str, ...]) -> Iterator[FieldChange]
 def _shown(value: Any, hidden: bool) -> Any:
     if value is _NOTHING:
         return None
-    return "…" if hidden else value
+    if isinstance(value, dict):
+        return {key: _shown(inner, hidden or key in PRIVATE) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_shown(inner, hidden) for inner in value]
+    return "…" if hidden else shown(value) if isinstance(value, str) else value

@@ -16,6 +16,7 @@ from typing import Any
 
 from reconciler.core.diagnostics import Diagnostic, Refused, Where
 from reconciler.core.ids import digest_of, pin_key
+from reconciler.kinds.model.spec import shown
 
 FORMAT = 1
 KEYS = ("source", "file", "platform")
@@ -85,23 +86,26 @@ def read(text: bytes, file: str) -> Lock:
         )
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         line, column = getattr(error, "lineno", 1), getattr(error, "colno", 1)
         raise Refused([Diagnostic(f"it is not JSON: {error}", Where(file, line, column), hint=_ANEW)]) from error
-    if not isinstance(document, dict) or not isinstance(document.get("pins"), list):
-        raise Refused([Diagnostic("it is not a lock", Where(file, 1, 1), hint=_ANEW)])
-    if document.get("version") != FORMAT:
-        problem = f"it has format {document.get('version')!r}; this version of reconcile knows {FORMAT}"
+    found = document.get("version") if isinstance(document, dict) else None
+    if type(found) is int and found > FORMAT:
+        problem = f"it has format {found}; this version of reconcile knows {FORMAT}"
         raise Refused([Diagnostic(problem, Where(file, 1, 1), hint="upgrade reconciler with pip")])
+    if found != FORMAT or not isinstance(document.get("pins"), list):
+        raise Refused([Diagnostic("it is not a lock", Where(file, 1, 1), hint=_ANEW)])
     faults: list[Diagnostic] = []
     pins: dict[str, Facts] = {}
+    lines = _lines(text)
     for number, entry in enumerate(document["pins"], 1):
+        where = Where(file, lines[number - 1] if number <= len(lines) else 1, 1)
         if problem := _problem(entry):
-            faults.append(Diagnostic(f"pin {number}: {problem}", Where(file, _line(text, number), 1), hint=_ANEW))
+            faults.append(Diagnostic(f"pin {number}: {problem}", where, hint=_ANEW))
             continue
         key = pin_key(*(entry.get(k, "") for k in KEYS))
         if key in pins:
-            faults.append(Diagnostic(f"pin {number}: {entry['source']} is pinned twice", Where(file, 1, 1), hint=_ANEW))
+            faults.append(Diagnostic(f"pin {number}: {shown(entry['source'])} is pinned twice", where, hint=_ANEW))
         pins[key] = {k: v for k, v in entry.items() if k not in KEYS}
     if faults:
         raise Refused(faults)
@@ -123,10 +127,9 @@ def _problem(entry: Any) -> str:
     return ""
 
 
-def _line(text: bytes, number: int) -> int:
-    """The line where the n-th pin begins, as we write them."""
-    lines = [i for i, line in enumerate(text.split(b"\n"), 1) if line == b"    {"]
-    return lines[number - 1] if number <= len(lines) else 1
+def _lines(text: bytes) -> list[int]:
+    """The lines where pins begin, as we write them."""
+    return [i for i, line in enumerate(text.split(b"\n"), 1) if line == b"    {"]
 
 
 def gaps(lock: Lock, wanted: Mapping[str, tuple[str, Where | None]]) -> Iterator[Diagnostic]:
@@ -134,4 +137,6 @@ def gaps(lock: Lock, wanted: Mapping[str, tuple[str, Where | None]]) -> Iterator
     for key, (what, where) in wanted.items():
         if key not in lock.pins:
             source = json.loads(key)[0]
-            yield Diagnostic(f"{source} is not pinned in the lock", where, hint="run `reconcile lock`", path=what)
+            yield Diagnostic(
+                f"{shown(source)} is not pinned in the lock", where, hint="run `reconcile lock`", path=what
+            )

@@ -187,7 +187,8 @@ class Generations:
                 targets = tuple(str(t) for t in kept["targets"])
             except (OSError, ValueError, KeyError, TypeError):
                 continue
-            found.append(Generation(number, at, digest, root, "ready", locked, targets=targets))
+            if path == self._path(number):  # somebody's copy has another name
+                found.append(Generation(number, at, digest, root, "ready", locked, targets=targets))
         for made in found:
             self._insert(made)
         return len(found)

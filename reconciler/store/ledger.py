@@ -104,16 +104,15 @@ class Ledger:
             with closing(_connect(_looking(path), path)) as probe:
                 found = _version(probe, path)
                 if 0 < found < VERSION:
-                    with effects("backup", path), closing(sqlite3.connect(f"{path}.v{found}.bak")) as backup:
-                        probe.backup(backup)
+                    _back_up(probe, path.with_name(f"{path.name}.v{found}.bak"), effects)
         with effects("ledger-open", path), disk_faults(path), _ledger_faults():
             path.touch(mode=0o600)  # before SQLite makes it: the journal beside it gets the same mode
             db = _connect(path.as_uri(), path)
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            found = _version(db, path)
-            for number in range(found, VERSION):
-                db.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version={number + 1}; COMMIT;")
+            try:
+                _migrate(db, path)
+            except BaseException:
+                db.close()  # what was begun is undone
+                raise
         ledger = cls(db, effects, epoch=0)
         with ledger.change("ledger-epoch", fenced=False) as db:
             epoch = int(ledger.meta("epoch", "0")) + 1
@@ -463,6 +462,20 @@ def _version(db: sqlite3.Connection, path: Path) -> int:
             exit_code=Exit.ERROR,
         )
     return found
+
+
+def _back_up(db: sqlite3.Connection, to: Path, effects: Effects) -> None:
+    with effects("backup", to):
+        to.touch(mode=0o600)
+        with closing(sqlite3.connect(to)) as backup:
+            db.backup(backup)
+
+
+def _migrate(db: sqlite3.Connection, path: Path) -> None:
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=FULL")
+    for number in range(_version(db, path), VERSION):
+        db.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version={number + 1}; COMMIT;")
 
 
 def _copy_in_memory(source: sqlite3.Connection, found: int) -> sqlite3.Connection:

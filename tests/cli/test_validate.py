@@ -20,3 +20,21 @@ def test_broken_labels_are_told_and_do_not_stop_it(run: Run) -> None:
     said = run("validate")
     assert said.code == 0
     assert "state/labels.yaml:1:1: error: must be a mapping" in said.err
+
+
+def test_what_comes_later_is_valid_already(run: Run) -> None:
+    Path("stack.yaml").write_text(
+        "version: 1\nmodels: {chat: {source: 'hf:a/b', quant: Q8_0}}\nmcp_servers: {m: {url: 'http://h'}}\n"
+    )
+    assert run("validate").out == "stack.yaml is valid: 1 model\n"
+
+
+def test_what_comes_later_is_told_by_the_plan_and_not_applied(run: Run) -> None:
+    Path("stack.yaml").write_text("version: 1\nmodels: {chat: {source: file:x, force: true}}\n")
+    planned = run("plan")
+    assert planned.code == 3
+    assert "✗ server/chat  `force` is not yet supported here  stack.yaml:2:33" in planned.out
+    assert "model/chat" not in planned.out
+    refused = run("apply")
+    assert refused.code == 3, refused
+    assert "stack.yaml:2:33: error: server/chat: `force` is not yet supported here" in refused.err

@@ -171,7 +171,7 @@ def test_removing_one_of_two_is_not_refused() -> None:
 def test_backoff_decides_what_may_run(kind: FaultClass, count: int, runs: bool) -> None:
     machine, desired = Machine(), desired_from(ONE)
     ref = Ref("model", "chat")
-    machine.troubles[ref] = Trouble(desired[ref].digest, count, 990.0, "X", "no", "", kind)
+    machine.troubles[ref] = Trouble(desired[ref].attempt, count, 990.0, "X", "no", "", kind)
     world = machine.world(desired)
     assert (ref in [c.ref for c, _ in planner.runnable(machine.plan(desired), world)]) is runs
 

@@ -14,7 +14,7 @@ FAILED = 1_700_000_000.0
 
 
 def waiting(now: float, count: int = 3, kind: FaultClass = FaultClass.TRANSIENT) -> float:
-    trouble = Trouble("digest", count, FAILED, "PROCESS_EXITED", "it ended", "", kind)
+    trouble = Trouble("", count, FAILED, "PROCESS_EXITED", "it ended", "", kind)
     return wait_for(CHAT, World(troubles={CHAT: trouble}, now=now))
 
 

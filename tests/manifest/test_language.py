@@ -234,7 +234,7 @@ FAULTS = [
         f"{TOP}on_failure: rolback", 2, 13,
         "on_failure", "must be 'stay' or 'rollback' (got 'rolback')", "did you mean 'rollback'?",
     ),
-    (f"{TOP}include: x.yaml", 2, 10, "include", "must be a list (got 'x.yaml')", ""),
+    (f"{TOP}include: x.yaml", 2, 10, "include", "must be a list", "write it as `include: [team/*.yaml]`"),
     (f"{TOP}policy: ['']", 2, 10, "policy.0", "must not be empty (got '')", ""),
     (
         "version: 1\nmodels: {a: {source: 'hf:qwen'}}", 2, 22, "models.a.source",

@@ -1,62 +1,70 @@
-"""What is in the language but cannot be carried out yet is refused where it is said, and nothing else is."""
+"""What is in the language but cannot be carried out yet is accepted when it is read, and denied where it is said."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import pytest
 
+from reconciler.core import planner
+from reconciler.core.diagnostics import Exit, Refused, Where
+from reconciler.core.ids import Ref
+from reconciler.core.plan import Op, Plan
 from reconciler.core.section import Later, Section
+from reconciler.core.state import Denial, World
 from reconciler.manifest.later import unsupported
-from tests.manifest.helper import WHOLE, faults, meant, read_text, the_fault
+from reconciler.manifest.resolve import denials, resolve
+from tests.core.simulation import RULES, Machine
+from tests.manifest.helper import WHOLE, meant, read_text
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "column", "path", "summary"),
+    ("text", "line", "column", "ref", "summary"),
     [
-        ("models:\n  a: {source: file:x, start: on_demand}", 3, 23, "models.a.start", "`start: on_demand`"),
-        ("models:\n  a: {source: file:x, start: manual}", 3, 23, "models.a.start", "`start: manual`"),
-        ("models:\n  a: {source: 'hf:a/b'}", 3, 7, "models.a.source", "`source: hf:`"),
-        ("models:\n  a: {source: file:x, quant: Q8_0}", 3, 23, "models.a.quant", "`quant`"),
-        ("models:\n  a: {source: file:x, quant: {fit: auto}}", 3, 23, "models.a.quant", "`quant`"),
-        ("models:\n  a: {source: file:x, mmproj: none}", 3, 23, "models.a.mmproj", "`mmproj`"),
-        ("models:\n  a: {source: file:x, lora: ['file:y']}", 3, 23, "models.a.lora", "`lora`"),
-        ("models:\n  a: {source: file:x, draft: file:y}", 3, 23, "models.a.draft", "`draft`"),
-        ("models:\n  a: {source: file:x, idle_timeout: 5m}", 3, 23, "models.a.idle_timeout", "`idle_timeout`"),
-        ("models:\n  a: {source: file:x, priority: 1}", 3, 23, "models.a.priority", "`priority`"),
-        ("models:\n  a: {source: file:x, memory: {at_most: 1GiB}}", 3, 23, "models.a.memory", "`memory`"),
-        ("models:\n  a: {source: file:x, force: true}", 3, 23, "models.a.force", "`force`"),
-        ("engines:\n  e: {type: mlx}", 3, 7, "engines.e.type", "`type: mlx`"),
-        ("engines:\n  e: {type: command, argv: [x]}", 3, 7, "engines.e.type", "`type: command`"),
-        ("engines:\n  e: {type: llama.cpp}", 3, 3, "engines.e.path", "`type: llama.cpp` without `path`"),
-        ("gateway:\n  cors: {origins: ['http://a']}", 3, 3, "gateway.cors", "`cors`"),
-        ("gateway:\n  timeouts: {idle: 1s}", 3, 3, "gateway.timeouts", "`timeouts`"),
-        ("gateway:\n  body_limit: 1MiB", 3, 3, "gateway.body_limit", "`body_limit`"),
-        ("gateway:\n  workers: 2", 3, 3, "gateway.workers", "`workers`"),
+        ("models:\n  a: {source: file:x, start: on_demand}", 3, 23, "server/a", "`start: on_demand`"),
+        ("models:\n  a: {source: file:x, start: manual}", 3, 23, "server/a", "`start: manual`"),
+        ("models:\n  a: {source: 'hf:a/b'}", 3, 7, "server/a", "`source: hf:`"),
+        ("models:\n  a: {source: file:x, quant: Q8_0}", 3, 23, "server/a", "`quant`"),
+        ("models:\n  a: {source: file:x, quant: {fit: auto}}", 3, 23, "server/a", "`quant`"),
+        ("models:\n  a: {source: file:x, mmproj: none}", 3, 23, "server/a", "`mmproj`"),
+        ("models:\n  a: {source: file:x, lora: ['file:y']}", 3, 23, "server/a", "`lora`"),
+        ("models:\n  a: {source: file:x, draft: file:y}", 3, 23, "server/a", "`draft`"),
+        ("models:\n  a: {source: file:x, idle_timeout: 5m}", 3, 23, "server/a", "`idle_timeout`"),
+        ("models:\n  a: {source: file:x, priority: 1}", 3, 23, "server/a", "`priority`"),
+        ("models:\n  a: {source: file:x, memory: {at_most: 1GiB}}", 3, 23, "server/a", "`memory`"),
+        ("models:\n  a: {source: file:x, force: true}", 3, 23, "server/a", "`force`"),
+        ("engines:\n  e: {type: mlx}", 3, 7, "engine/e", "`type: mlx`"),
+        ("engines:\n  e: {type: command, argv: [x]}", 3, 7, "engine/e", "`type: command`"),
+        ("engines:\n  e: {type: llama.cpp}", 3, 3, "engine/e", "`type: llama.cpp` without `path`"),
+        ("gateway:\n  cors: {origins: ['http://a']}", 3, 3, "gateway/main", "`cors`"),
+        ("gateway:\n  timeouts: {idle: 1s}", 3, 3, "gateway/main", "`timeouts`"),
+        ("gateway:\n  body_limit: 1MiB", 3, 3, "gateway/main", "`body_limit`"),
+        ("gateway:\n  workers: 2", 3, 3, "gateway/main", "`workers`"),
         (
             "gateway:\n  api_keys: [{name: a, key: env:K}, {name: b, key: env:K, rate: 1/s}]",
-            3, 59, "gateway.api_keys.1.rate", "`rate`",
+            3, 59, "gateway/main", "`rate`",
         ),
-        ("gateway:\n  api_keys: [{name: a, key: env:K, allow: []}]", 3, 36, "gateway.api_keys.0.allow", "`allow`"),
-        ("limits:\n  memory: 8GiB", 3, 3, "limits.memory", "`memory`"),
-        ("limits:\n  disk: 50%", 3, 3, "limits.disk", "`disk`"),
-        ("limits:\n  bandwidth: 1MB/s", 3, 3, "limits.bandwidth", "`bandwidth`"),
-        ("policy: [p.yaml]", 2, 1, "policy", "`policy`"),
+        ("gateway:\n  api_keys: [{name: a, key: env:K, allow: []}]", 3, 36, "gateway/main", "`allow`"),
+        ("limits:\n  memory: 8GiB", 3, 3, "manifest/limits.memory", "`memory`"),
+        ("limits:\n  disk: 50%", 3, 3, "manifest/limits.disk", "`disk`"),
+        ("limits:\n  bandwidth: 1MB/s", 3, 3, "manifest/limits.bandwidth", "`bandwidth`"),
+        ("policy: [p.yaml]", 2, 1, "manifest/policy", "`policy`"),
     ],
 )  # fmt: skip
-def test_a_key_that_comes_later_is_refused_at_its_place(
-    text: str, line: int, column: int, path: str, summary: str
+def test_a_key_that_comes_later_is_denied_at_its_place(
+    text: str, line: int, column: int, ref: str, summary: str
 ) -> None:
-    fault = the_fault(f"version: 1\n{text}\n")
-    assert fault.where is not None
-    assert (fault.where.line, fault.where.column, fault.path) == (line, column, path)
-    assert fault.summary == f"{summary} is not yet supported here"
-    assert fault.hint == "change or remove it"
+    found = denials(read_text(f"version: 1\n{text}\n"))
+    denial = found.pop(Ref.parse(ref))
+    assert denial == Denial(f"{summary} is not yet supported here", Where("stack.yaml", line, column))
+    # A model's bytes are left alone with its server; that is told once.
+    assert found == ({Ref("model", "a"): Denial("")} if ref == "server/a" else {})
 
 
-def test_each_entry_of_a_section_that_comes_later_is_refused() -> None:
-    found = faults(
+def test_each_entry_of_a_section_that_comes_later_is_denied() -> None:
+    found = denied(
         "version: 1\n"
         "providers:\n"
         "  a: {preset: openai, models: [x]}\n"
@@ -66,12 +74,82 @@ def test_each_entry_of_a_section_that_comes_later_is_refused() -> None:
         "mcp_servers:\n"
         "  m: {command: x}\n"
     )
-    assert [(d.where and d.where.line, d.path, d.summary) for d in found] == [
-        (3, "providers.a", "providers are not yet supported here"),
-        (4, "providers.b", "providers are not yet supported here"),
-        (6, "routes.r", "routes are not yet supported here"),
-        (8, "mcp_servers.m", "mcp_servers are not yet supported here"),
+    assert found == [
+        (3, "provider/a", "providers are not yet supported here"),
+        (4, "provider/b", "providers are not yet supported here"),
+        (6, "route/r", "routes are not yet supported here"),
+        (8, "mcp/m", "mcp_servers are not yet supported here"),
     ]
+
+
+def test_several_keys_of_one_entry_are_told_together_at_the_last_of_them() -> None:
+    text = "version: 1\nmodels:\n  a:\n    source: hf:a/b\n    priority: 2\n"
+    assert denied(text) == [
+        (5, "server/a", "`source: hf:` is not yet supported here; `priority` is not yet supported here")
+    ]
+
+
+def test_what_needs_a_denied_engine_is_denied_where_it_names_it() -> None:
+    text = """\
+version: 1
+engines:
+  mac: {type: mlx}
+models:
+  a: {source: file:x, engine: mac}
+  b: {source: file:y}
+"""
+    assert denied(text) == [(3, "engine/mac", "`type: mlx` is not yet supported here"), (5, "server/a", MAC)]
+    resources = {str(ref) for ref in resolve(read_text(text), "cp311")}
+    assert resources == {"engine/embedded", "model/b", "server/b", "gateway/main"}
+
+
+MAC = "it needs engine/mac"
+PARTLY = """\
+version: 1
+models:
+  a: {source: file:x}
+  b: {source: file:y, priority: 3}
+"""
+
+
+def planned_for(text: str, machine: Machine) -> Plan:
+    manifest = read_text(text)
+    desired = dict(resolve(manifest, "cp311"))
+    return planner.plan(replace(machine.world(desired), denied=denials(manifest)), RULES)
+
+
+def test_a_denied_model_and_its_server_are_left_alone_and_told_in_the_plan() -> None:
+    machine = Machine()
+    machine.converge(dict(resolve(read_text(PARTLY.replace(", priority: 3", "")), "cp311")))
+    plan = planned_for(PARTLY, machine)
+    (change,) = plan.changes
+    assert (str(change.ref), change.op, change.actions) == ("server/b", Op.DENIED, ())
+    assert str(change.where) == "stack.yaml:4:23"
+    assert Ref("model", "b") not in [same.ref for same in plan.same]
+    assert planner.runnable(plan, World()) == []
+
+
+def test_a_plan_with_something_denied_is_refused_with_a_code_of_its_own() -> None:
+    with pytest.raises(Refused) as caught:
+        planner.refuse_denied(planned_for(PARTLY, Machine()))
+    assert caught.value.exit_code is Exit.DENIED == 3
+    (diagnostic,) = caught.value.diagnostics
+    assert str(diagnostic) == "stack.yaml:4:23: error: server/b: `priority` is not yet supported here"
+    planner.refuse_denied(planned_for(PARTLY.replace(", priority: 3", ""), Machine()))
+
+
+def test_what_is_denied_is_not_looked_at_by_the_rules_of_any_kind() -> None:
+    plan = planned_for("version: 1\nproviders: {p: {preset: openai}}\npolicy: [p.yaml]\n", Machine())
+    assert [(str(c.ref), c.op) for c in plan.changes if c.op is Op.DENIED] == [
+        ("manifest/policy", Op.DENIED),
+        ("provider/p", Op.DENIED),
+    ]
+
+
+def denied(text: str) -> list[tuple[int, str, str]]:
+    """(line, resource, sentence) of each denial that is told."""
+    found = denials(read_text(text)).items()
+    return [(d.where.line, str(ref), d.reason) for ref, d in found if d.reason and d.where is not None]
 
 
 @pytest.mark.parametrize(
@@ -85,12 +163,14 @@ def test_each_entry_of_a_section_that_comes_later_is_refused() -> None:
         "gateway: {cors: {origins: []}, timeouts: {connect: 5000ms, idle: 2m}, body_limit: 64MiB, workers: auto}",
         "gateway: {api_keys: [{name: a, key: 'keyring:a', allow: ~, rate: ~}], override: true}",
         "limits: {memory: auto, disk: 80%, downloads: 7, bandwidth: none}",
-        "{include: [a.yaml], override: true, on_failure: rollback}",
+        "{override: true, on_failure: rollback}",
     ],
 )
 def test_a_default_that_is_written_out_and_all_that_is_there_is_accepted(text: str) -> None:
     whole = f"{{version: 1, {text[1:]}" if text.startswith("{") else f"version: 1\n{text}\n"
-    assert list(unsupported(read_text(whole).stack)) == []
+    manifest = read_text(whole)
+    assert list(unsupported(manifest.stack)) == []
+    assert denials(manifest) == {}
 
 
 def test_of_the_whole_language_exactly_the_marked_keys_come_later() -> None:

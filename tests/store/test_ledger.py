@@ -16,6 +16,7 @@ import pytest
 from reconciler.core.diagnostics import Fault, FaultClass, Refused
 from reconciler.core.ids import Ref
 from reconciler.core.state import Trouble
+from reconciler.core.status import yes
 from reconciler.host.effects import Effects
 from reconciler.host.process import Identity
 from reconciler.store.ledger import Ledger
@@ -76,7 +77,7 @@ def test_a_new_ledger_is_private_and_empty(write: Open, path: Path) -> None:
     assert (ledger.epoch, ledger.serial) == (1, 0)
     assert len(ledger.lineage) == 36
     empty: list[Any] = [ledger.owned(), ledger.processes(), ledger.open_operations(), ledger.artifacts(), ledger.pins()]
-    assert not any([*empty, ledger.troubles(), ledger.events(), ledger.last_generation()])
+    assert not any([*empty, ledger.troubles(), ledger.events(), ledger.conditions(), ledger.restored()])
 
 
 def test_what_is_owned_comes_back_and_the_serial_counts_changes_only(write: Open) -> None:
@@ -178,7 +179,7 @@ def test_artefacts_and_pins_come_back(write: Open) -> None:
     assert ledger.pins() == {"pypi:x": {"sha256": "2", "size": 6}}
 
 
-# -- troubles, events, generations ----------------------------------------------------------------------------------
+# -- troubles, events -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", FaultClass)
@@ -229,16 +230,6 @@ def test_events_are_bounded_and_the_newest_stay(write: Open, path: Path) -> None
     assert events[0]["message"] == "501"
 
 
-def test_generations_are_numbered_and_the_same_one_again_keeps_its_number(write: Open) -> None:
-    ledger = write()
-    numbers = [ledger.add_generation(digest, "/stack.yaml") for digest in ("a", "a", "b", "a")]
-    assert numbers == [1, 1, 2, 3]
-    ledger.close()
-    ledger = write()
-    assert ledger.last_generation() == (3, "a", "/stack.yaml")
-    assert ledger.add_generation("a", "/stack.yaml") == 3
-
-
 # -- one writer -----------------------------------------------------------------------------------------------------
 
 WRITES: list[tuple[str, Callable[[Ledger], object]]] = [
@@ -256,7 +247,10 @@ WRITES: list[tuple[str, Callable[[Ledger], object]]] = [
     ("pin", lambda ledger: ledger.pin("s", {})),
     ("trouble", lambda ledger: ledger.set_trouble(CHAT, Trouble("d", 1, 1.0, "C", "m", "", FaultClass.TRANSIENT))),
     ("event", lambda ledger: ledger.event("r", "t", "m")),
-    ("generation", lambda ledger: ledger.add_generation("d", "p")),
+    ("meta", lambda ledger: ledger.set_meta(current="1")),
+    ("protect", lambda ledger: ledger.protect({CHAT: True})),
+    ("conditions", lambda ledger: ledger.set_conditions({CHAT: (yes("Ready", "Verified"),)}, {EMBED: ()})),
+    ("restored", lambda ledger: ledger.note_restored(CHAT, "it was gone")),
 ]
 
 
@@ -350,7 +344,7 @@ def test_a_reader_sees_what_a_living_writer_has_committed(write: Open, read: Ope
 
 def test_an_absent_ledger_reads_as_an_empty_one_and_stays_absent(read: Open, path: Path) -> None:
     reader = read()
-    assert (reader.owned(), reader.lineage, reader.serial, reader.last_generation()) == ({}, "", 0, None)
+    assert (reader.owned(), reader.lineage, reader.serial, reader.export()["generations"]) == ({}, "", 0, [])
     assert list(path.parent.iterdir()) == []
 
 
@@ -394,7 +388,7 @@ def test_a_file_that_is_no_ledger_is_refused_and_not_touched(
     before = snapshot(path.parent)
     with pytest.raises(Refused, match="cannot be read") as caught:
         open_(path)
-    assert "Move it aside" in caught.value.diagnostics[0].hint
+    assert "`reconcile state rebuild`" in caught.value.diagnostics[0].hint
     assert snapshot(path.parent) == before
 
 
