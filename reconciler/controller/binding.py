@@ -89,7 +89,7 @@ def from_json(value: Any) -> Binding:
         observed = {str(k): str(v) for k, v in value["observed"].items()}
         names = (str(value["lineage"]), int(value["serial"]), str(value["manifest"]), str(value["lock"]))
         return Binding(*names, observed)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise Refused("this is not a saved plan", hint="make one with `reconcile plan --out FILE`") from error
 
 

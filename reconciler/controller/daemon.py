@@ -445,8 +445,8 @@ class Controller:
         raise Refused(f"there is no model named {name!r}", hint=f"models are: {known}")
 
     def _is_ready(self, ref: Ref) -> bool:
-        group = self.told.get(ref, ())
-        return bool(group) and group[0].status == "True"
+        group = self.told.get(ref, ())  # before the first turn, what an earlier controller told
+        return self.view is not None and bool(group) and group[0].status == "True"
 
     def take_down(self, purge: bool) -> None:
         self.mode = "purge" if purge else "down"

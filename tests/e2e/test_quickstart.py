@@ -85,8 +85,9 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
         env = {**os.environ, "PYTHONPATH": path, "HOME": str(tmp_path)}
         return subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
 
-    schema = reconcile("schema")
-    assert schema.stdout == (CHECKOUT / "schemas" / "stack.schema.json").read_text(), schema.stderr
+    for name in ("stack", "plan", "status", "control", "output"):
+        schema = reconcile("schema", name)
+        assert schema.stdout == (CHECKOUT / "schemas" / f"{name}.schema.json").read_text(), schema.stderr
     shipped = site / "reconciler" / "_data" / "examples" / "quickstart" / "stack.yaml"
     planned = reconcile("-f", str(shipped), "--data-root", "state", "--dry-run")
     assert planned.returncode == 2, planned
