@@ -261,6 +261,7 @@ class Source:
     def _judge(self, held: Held, ask: Ask) -> None:
         """Raise Refused for a manifest that must not be carried out as it is."""
         view = look(held.wanted, self._tools, self._kinds)
+        planner.refuse_strangers(ask.targets, view.world)
         made = bound(held.reading, view, self._tools.ledger)
         if ask.locked:
             made.refuse_gaps()
@@ -297,6 +298,10 @@ class Source:
             self._put(held)
 
     def _put(self, held: Held) -> None:
+        before = self.held.reading.manifest.stack.limits if self.held is not None else None
+        limits = held.reading.manifest.stack.limits
+        if before is None or before.downloads != limits.downloads:
+            self._tools.downloads = asyncio.Semaphore(limits.downloads)  # those under way end under the old one
         self.held, self.faults, self._tools.base = held, (), held.reading.manifest.path.parent
         if self._folders() != self._watched:
             self._moved.set()

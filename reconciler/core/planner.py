@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from reconciler.core.diagnostics import Diagnostic, Exit, Refused
+from reconciler.core.diagnostics import Diagnostic, Exit, Refused, nearest
 from reconciler.core.ids import Ref
 from reconciler.core.kind import Rules
 from reconciler.core.plan import Action, Change, Op, Plan, Same
@@ -127,6 +127,15 @@ def refuse_emptying(plan: Plan, world: World) -> None:
                 )
             ]
         )
+
+
+def refuse_strangers(targets: frozenset[Ref], world: World) -> None:
+    """Raise Refused when a target is nothing that is declared or owned."""
+    known = {*world.desired, *world.owned, *world.denied}
+    if faults := [
+        Diagnostic(f"there is no {ref}", hint=nearest(str(ref), map(str, known))) for ref in sorted(targets - known)
+    ]:
+        raise Refused(faults)
 
 
 def refuse_denied(plan: Plan) -> None:

@@ -14,6 +14,7 @@ from reconciler.core.ids import Ref
 from reconciler.core.plan import Action
 from reconciler.core.state import Declared, Found, Observation
 from reconciler.gguf import header as gguf
+from reconciler.gguf.quant import named
 from reconciler.host.files import Files, disk_faults
 from reconciler.kinds.base import Tools
 from reconciler.kinds.model.rules import ModelRules, ModelState
@@ -160,7 +161,7 @@ def _judge(path: Path, brought: Brought) -> dict[str, Any]:
         "size": brought.size,
         "sha256": brought.sha256,
         "header": sha256_of(path, most=header.data),
-        "file_type": kind if type(kind) is int else None,
+        "quant": named(kind) if type(kind) is int else None,
         "licence": licence if isinstance(licence, str) else None,
     }
     return {key: value for key, value in facts.items() if value not in (None, "")}
