@@ -7,9 +7,11 @@ small model on this machine, `$port` the gateway's.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from reconciler.client import Client
+from reconciler.core.diagnostics import Refused
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,18 @@ def _stack(chat: str, code: str) -> str:
 
 REMOTE, LOCAL = 'source: "$hub/small.gguf"', 'source: "file:$small"'
 BEFORE = _stack(f"{REMOTE}, context: 1k", f"{LOCAL}, context: 1k")
+AFTER = _stack(f"{REMOTE}, context: 2k", f"{LOCAL}, context: 3k, aliases: [coder]")
+
+
+def _go_back(client: Client) -> None:
+    with suppress(Refused):  # it is in force already: the one that was disturbed got that far
+        client.rollback(1)
+
 
 SCENARIOS = (
     Scenario("first apply", (), _stack('source: "$hub/big.gguf"', LOCAL)),
-    Scenario("edit", (BEFORE,), _stack(f"{REMOTE}, context: 2k", f"{LOCAL}, context: 3k, aliases: [coder]"),
-             ("chat", "code", "coder")),
+    Scenario("edit", (BEFORE,), AFTER, ("chat", "code", "coder")),
     Scenario("routes", (BEFORE,), _stack(f"{REMOTE}, context: 1k, aliases: [talk]", f"{LOCAL}, context: 1k"),
              ("chat", "talk", "code")),
+    Scenario("rollback", (BEFORE, AFTER), AFTER, ask=_go_back),
 )  # fmt: skip
