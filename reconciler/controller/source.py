@@ -153,6 +153,8 @@ class Source:
         held = self._kept(aim)
         planner.refuse_denied(look(held.wanted, self._tools, self._kinds).plan)
         self.generations.switch(aim.number, self._said())
+        if aim.state == "failed":
+            self.generations.mark(aim.number, "applying", aim.routes)
         self._put(held)
         self._tools.ledger.event("manifest", "RolledBack", f"generation {current} → {aim.number}: {why}")
         return aim

@@ -119,7 +119,12 @@ def disk_faults(path: Path) -> Iterator[None]:
                 hint="check the disk's health",
                 kind=FaultClass.NEEDS_HUMAN,
             ) from error
-        raise
+        raise Fault(
+            "WRITE_FAILED",
+            f"{path} cannot be written: {error.strerror or error}",
+            hint="see what lies there",
+            kind=FaultClass.NEEDS_HUMAN,
+        ) from error
 
 
 def disk_full(path: Path, needed: int) -> Fault:
