@@ -15,6 +15,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,7 @@ class Controller:
         self.failed: dict[Ref, Fault] = {}  # of those
         self.told: dict[Ref, tuple[Condition, ...]] = dict(tools.ledger.conditions())
         self._ended: set[Ref] = set()  # resources whose work ended during this turn's look
+        self._eyes = ThreadPoolExecutor(1, thread_name_prefix="look")
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._watchers: dict[str, asyncio.Task[None]] = {}
@@ -108,6 +110,7 @@ class Controller:
         except* Fault as faults:
             raise faults.exceptions[0] from None  # the control API could not be set up: one clear message
         finally:
+            self._eyes.shutdown(wait=False)
             await self.tools.fetch.close()
 
     def stop(self) -> None:
@@ -179,7 +182,7 @@ class Controller:
         wanted = self.wanted()
         self._drop_unwanted(wanted.resources)
         self._ended.clear()
-        view = await asyncio.to_thread(look, wanted, self.tools, self.kinds)
+        view = await asyncio.get_running_loop().run_in_executor(self._eyes, look, wanted, self.tools, self.kinds)
         self._watch_processes(group)
         self._start_demands(group, wanted.resources)
         for change, action in planner.runnable(view.plan, view.world):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from reconciler.core.plan import Action
 from reconciler.core.state import Declared, Found, Observation
 from reconciler.gguf import header as gguf
 from reconciler.gguf.quant import named
+from reconciler.host.bulk import in_bulk
 from reconciler.host.files import Files, disk_faults
 from reconciler.kinds.base import Tools
 from reconciler.kinds.model.rules import ModelRules, ModelState
@@ -42,7 +42,7 @@ class ModelKind:
         if declared is None:
             spec = ModelSpec(**tools.ledger.owned()[ref].spec)
             if action.verb == "purge":
-                await asyncio.to_thread(tools.blobs.remove, _sha256(spec, tools))
+                await in_bulk(tools.blobs.remove, _sha256(spec, tools))
             tools.ledger.disown(ref)
             return
         spec = declared.spec
@@ -112,7 +112,7 @@ async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools, wanted: str | None = N
         tools.fetch.discard(part)
         raise _mismatch(spec, brought, wanted)
     try:
-        facts = await asyncio.to_thread(_judge, part, brought)
+        facts = await in_bulk(_judge, part, brought)
     except Fault:
         tools.fetch.discard(part)
         raise
@@ -191,9 +191,9 @@ def _html(path: Path) -> bool:
 async def _verify(ref: Ref, sha256: str, tools: Tools) -> None:
     """Hash the file again: note it as good, or set it aside so that it is fetched anew."""
     path = tools.layout.blob(sha256)
-    found = await asyncio.to_thread(sha256_of, path)
+    found = await in_bulk(sha256_of, path)
     if found == sha256:
-        await asyncio.to_thread(_protect, path, tools.files)
+        await in_bulk(_protect, path, tools.files)
         tools.blobs.record(sha256)
         return
     aside = tools.blobs.set_aside(sha256)
