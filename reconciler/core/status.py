@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reconciler.core.diagnostics import FaultClass
@@ -62,18 +62,23 @@ def stamp(
     now: float,
     generation: int,
 ) -> dict[Ref, tuple[Condition, ...]]:
-    """The conditions with their times: what says the same as before keeps its time."""
+    """The conditions with their times: what says the same as before keeps its time.
+
+    A group in which nothing at all is new is the earlier group itself.
+    """
     out = {}
     for ref, group in found.items():
-        before = {c.type: c for c in earlier.get(ref, ())}
-        stamped = []
-        for c in group:
-            old = before.get(c.type)
-            same = old is not None and (old.status, old.reason) == (c.status, c.reason)
-            since = old.since if old is not None and same else now
-            stamped.append(replace(c, since=since, generation=generation))
-        out[ref] = tuple(stamped)
+        before = earlier.get(ref, ())
+        known = {c.type: c for c in before}
+        stamped = tuple(_stamped(c, known.get(c.type), now, generation) for c in group)
+        out[ref] = before if stamped == before else stamped
     return out
+
+
+def _stamped(found: Condition, old: Condition | None, now: float, generation: int) -> Condition:
+    same = old is not None and (old.status, old.reason) == (found.status, found.reason)
+    since = old.since if old is not None and same else now
+    return Condition(found.type, found.status, found.reason, found.message, since, generation)
 
 
 def _drifted(ref: Ref, plan: Plan, left: Mapping[Ref, Change]) -> Condition:

@@ -394,8 +394,11 @@ class Ledger:
         self, found: Mapping[Ref, tuple[Condition, ...]], earlier: Mapping[Ref, tuple[Condition, ...]]
     ) -> None:
         """Write down those that differ from the `earlier` ones; those of resources that are no more are dropped."""
-        known = {(ref, c.type): c.since for ref, group in earlier.items() for c in group}
-        moved = [(ref, c) for ref, group in found.items() for c in group if known.get((ref, c.type)) != c.since]
+        moved = []
+        for ref, group in found.items():
+            if (before := earlier.get(ref, ())) is not group:
+                known = {c.type: c.since for c in before}
+                moved += [(ref, c) for c in group if known.get(c.type) != c.since]
         gone = [ref for ref in earlier if ref not in found]
         if not moved and not gone:
             return
