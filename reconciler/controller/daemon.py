@@ -234,9 +234,11 @@ class Controller:
                 work.task.cancel()
 
     def _forgive(self, view: View) -> None:
+        if not view.world.troubles:
+            return
+        rows = {row.ref: row for row in reversed(self.tools.ledger.processes())}  # the oldest of each
         for ref in view.world.troubles:
-            row = next((r for r in self.tools.ledger.processes() if r.ref == ref), None)
-            if row is not None:
+            if (row := rows.get(ref)) is not None:
                 recovery.forgive(ref, self.tools, row.ready)
             elif ref not in view.world.desired and ref not in view.world.owned:
                 self.tools.ledger.set_trouble(ref, None)
@@ -283,7 +285,7 @@ class Controller:
             if fault.code == "LOCK_LOST":
                 log.error("stopping: %s", fault)
                 self.stop()
-            elif ref not in ledger.troubles():
+            elif ledger.trouble(ref) is None:
                 self._trouble(ref, attempt, fault)
         finally:
             log.info("end ref=%s action=%s", ref, action.verb)
@@ -295,7 +297,7 @@ class Controller:
             self.wake()
 
     def _trouble(self, ref: Ref, attempt: str, fault: Fault) -> None:
-        earlier = self.tools.ledger.troubles().get(ref)
+        earlier = self.tools.ledger.trouble(ref)
         count = earlier.count + 1 if earlier is not None and earlier.digest == attempt else 1
         trouble = Trouble(attempt, count, time.time(), fault.code, fault.message, fault.hint, fault.kind, fault.after)
         self.tools.ledger.set_trouble(ref, trouble)

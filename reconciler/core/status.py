@@ -116,26 +116,27 @@ def _explain(ref: Ref, own: tuple[Condition, ...], world: World, plan: Plan) -> 
 
 def settled(world: World, plan: Plan, tries: int = 3) -> bool:
     """Whether waiting longer is pointless: every change left has failed for good, or `tries` times over."""
+    left = {c.ref for c in plan.drift}
     for change in plan.changes:
         if change.contested or change.op is Op.DENIED:
             continue
         trouble = world.troubles.get(change.ref)
         if trouble is not None and (math.isinf(_wait(trouble)) or trouble.count >= tries):
             continue
-        if change.actions and change.actions[0].hold and _blocked(change.ref, world, plan, tries):
+        if change.actions and change.actions[0].hold and _blocked(change.ref, world, plan, left, tries):
             continue
         return False
     return True
 
 
-def _blocked(ref: Ref, world: World, plan: Plan, tries: int) -> bool:
+def _blocked(ref: Ref, world: World, plan: Plan, left: set[Ref], tries: int) -> bool:
     """Whether something that it needs has failed, is contested, or was left drifted."""
     declared = world.desired.get(ref)
     for need in declared.needs if declared is not None else ():
         trouble, change = world.troubles.get(need), plan.change(need)
         if trouble is not None and (trouble.kind is not FaultClass.TRANSIENT or trouble.count >= tries):
             return True
-        if (change is not None and change.contested) or any(c.ref == need for c in plan.drift):
+        if (change is not None and change.contested) or need in left:
             return True
     return False
 

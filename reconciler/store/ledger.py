@@ -332,10 +332,7 @@ class Ledger:
     # -- troubles, events, generations ------------------------------------------------------------------------
 
     def troubles(self) -> dict[Ref, Trouble]:
-        out = {}
-        for ref, text in self.rows("SELECT ref, facts FROM troubles"):
-            facts = json.loads(text)
-            out[Ref.parse(ref)] = Trouble(**{**facts, "kind": FaultClass(facts["kind"])})
+        out = {Ref.parse(ref): _trouble(text) for ref, text in self.rows("SELECT ref, facts FROM troubles")}
         for unsaved, trouble in self._unsaved.items():
             if trouble is None:
                 out.pop(unsaved, None)
@@ -343,8 +340,15 @@ class Ledger:
                 out[unsaved] = trouble
         return out
 
+    def trouble(self, ref: Ref) -> Trouble | None:
+        """That of one resource."""
+        if ref in self._unsaved:
+            return self._unsaved[ref]
+        rows = self.rows("SELECT facts FROM troubles WHERE ref = ?", str(ref))
+        return _trouble(rows[0][0]) if rows else None
+
     def set_trouble(self, ref: Ref, trouble: Trouble | None) -> None:
-        if trouble is None and ref not in self.troubles():
+        if trouble is None and self.trouble(ref) is None:
             return
         try:
             with self.change("trouble") as db:
@@ -436,6 +440,11 @@ def _process(
     identity = Identity(pid, start, boot) if pid is not None else None
     said = json.loads(inputs)
     return ProcessRow(nonce, Ref.parse(ref), digest, host, port, said, log, created, identity, ready, retiring)
+
+
+def _trouble(text: str) -> Trouble:
+    facts = json.loads(text)
+    return Trouble(**{**facts, "kind": FaultClass(facts["kind"])})
 
 
 @contextmanager
