@@ -33,7 +33,7 @@ from reconciler.core.state import Declared, Trouble
 from reconciler.core.status import Condition, stamp
 from reconciler.host.process import alive
 from reconciler.kinds.base import Kind, Supervised, Tools
-from reconciler.manifest.reading import sources_of
+from reconciler.manifest.reading import reading, sources_of
 from reconciler.store.ledger import ProcessRow
 from reconciler.supervise.actor import Watched, watch
 from reconciler.supervise.logs import rotate
@@ -351,7 +351,7 @@ class Controller:
 
     def plan_now(self, path: Path) -> dict[str, Any]:
         """What applying `path` would do now (the published JSON of a plan). Changes nothing. Raises Refused."""
-        return planned(path, frozenset(), self.tools, self.kinds).to_json()
+        return planned(reading(path), frozenset(), self.tools, self.kinds).to_json()
 
     async def back(self, number: int | None) -> int:
         """Go back to an earlier generation → the turn that takes it into account. Raises Refused."""
