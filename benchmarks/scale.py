@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 def run(quick: bool) -> str:
-    sizes, rounds = ((10, 100, 1000), 2) if quick else ((10, 100, 1000, 10_000), 5)
+    sizes, rounds = ((10, 100, 1000), 3) if quick else ((10, 100, 1000, 10_000), 5)
     compile_bytecode()
     commands: dict[str, list[float]] = {}
     parts: dict[str, list[float]] = {}
