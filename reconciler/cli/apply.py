@@ -52,8 +52,9 @@ def command(
             kept["targets"],
             kept["binding"],
         )
-    layout = place.layout(place.load())
-    made = preview(place.manifest, layout, place.refs(target))
+    reading = place.read()
+    layout = place.layout(reading.manifest)
+    made = preview(reading, layout, place.refs(target))
     planner.refuse_denied(made.view.plan)
     if not allow_empty:
         planner.refuse_emptying(made.view.plan, made.view.world)

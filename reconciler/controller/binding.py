@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from reconciler.controller.turn import View, look, wanted_of
@@ -13,7 +12,7 @@ from reconciler.core.diagnostics import Diagnostic, Exit, Refused
 from reconciler.core.ids import Ref
 from reconciler.core.state import fingerprint
 from reconciler.kinds.base import Kind, Tools
-from reconciler.manifest.reading import Reading, reading
+from reconciler.manifest.reading import Reading
 from reconciler.store.ledger import Ledger
 
 
@@ -76,9 +75,8 @@ class Planned:
         }
 
 
-def planned(path: Path, targets: frozenset[Ref], tools: Tools, kinds: Mapping[str, Kind]) -> Planned:
-    """Read a manifest, look, and plan, without any effect. Raises Refused for a manifest that is not right."""
-    made = reading(path)
+def planned(made: Reading, targets: frozenset[Ref], tools: Tools, kinds: Mapping[str, Kind]) -> Planned:
+    """Look and plan, without any effect. Raises Refused for what cannot be said of this machine."""
     view = look(wanted_of(made, tools.layout, targets), tools, kinds)
     planner.refuse_strangers(targets, view.world)
     return bound(made, view, tools.ledger)

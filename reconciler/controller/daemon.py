@@ -34,7 +34,7 @@ from reconciler.core.state import Declared, Trouble
 from reconciler.core.status import Condition, stamp
 from reconciler.host.process import alive
 from reconciler.kinds.base import Kind, Supervised, Tools
-from reconciler.manifest.reading import sources_of
+from reconciler.manifest.reading import reading, sources_of
 from reconciler.store.ledger import ProcessRow
 from reconciler.supervise.actor import Watched, watch
 from reconciler.supervise.logs import rotate
@@ -249,9 +249,11 @@ class Controller:
                 work.task.cancel()
 
     def _forgive(self, view: View) -> None:
+        if not view.world.troubles:
+            return
+        rows = {row.ref: row for row in reversed(self.tools.ledger.processes())}  # the oldest of each
         for ref, trouble in view.world.troubles.items():
-            row = next((r for r in self.tools.ledger.processes() if r.ref == ref), None)
-            if row is not None:
+            if (row := rows.get(ref)) is not None:
                 # An earlier version that serves on says nothing for the one that cannot be started.
                 if row.ready is not None and view.plan.change(ref) is None:
                     recovery.forgive(ref, self.tools, max(row.ready, trouble.at))
@@ -300,7 +302,7 @@ class Controller:
             if fault.code == "LOCK_LOST":
                 log.error("stopping: %s", fault)
                 self.stop()
-            elif ref not in ledger.troubles():
+            elif ledger.trouble(ref) is None:
                 self._trouble(ref, attempt, fault)
         finally:
             log.info("end ref=%s action=%s", ref, action.verb)
@@ -312,7 +314,7 @@ class Controller:
             self.wake()
 
     def _trouble(self, ref: Ref, attempt: str, fault: Fault) -> None:
-        earlier = self.tools.ledger.troubles().get(ref)
+        earlier = self.tools.ledger.trouble(ref)
         count = earlier.count + 1 if earlier is not None and earlier.digest == attempt else 1
         trouble = Trouble(attempt, count, time.time(), fault.code, fault.message, fault.hint, fault.kind, fault.after)
         self.tools.ledger.set_trouble(ref, trouble)
@@ -368,7 +370,7 @@ class Controller:
 
     def plan_now(self, path: Path) -> dict[str, Any]:
         """What applying `path` would do now (the published JSON of a plan). Changes nothing. Raises Refused."""
-        return planned(path, frozenset(), self.tools, self.kinds).to_json()
+        return planned(reading(path), frozenset(), self.tools, self.kinds).to_json()
 
     async def back(self, number: int | None) -> int:
         """Go back to an earlier generation → the turn that takes it into account. Raises Refused."""

@@ -121,7 +121,7 @@ def note_exit(row: ProcessRow, code: int | None, digest: str, tools: Tools) -> N
     if code is not None and -code in FROM_OUTSIDE and row.ready is not None:
         tools.ledger.note_restored(row.ref, fault.message)
     long_ready = row.ready is not None and _long_since(row.ready, now)
-    earlier = tools.ledger.troubles().get(row.ref)
+    earlier = tools.ledger.trouble(row.ref)
     count = 1 if earlier is None or earlier.digest != digest or long_ready else earlier.count + 1
     trouble = Trouble(digest, count, now, fault.code, fault.message, fault.hint, fault.kind)
     tools.ledger.event(str(row.ref), "Exited", fault.message)

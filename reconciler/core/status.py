@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reconciler.core.diagnostics import FaultClass
@@ -62,18 +62,23 @@ def stamp(
     now: float,
     generation: int,
 ) -> dict[Ref, tuple[Condition, ...]]:
-    """The conditions with their times: what says the same as before keeps its time."""
+    """The conditions with their times: what says the same as before keeps its time.
+
+    A group in which nothing at all is new is the earlier group itself.
+    """
     out = {}
     for ref, group in found.items():
-        before = {c.type: c for c in earlier.get(ref, ())}
-        stamped = []
-        for c in group:
-            old = before.get(c.type)
-            same = old is not None and (old.status, old.reason) == (c.status, c.reason)
-            since = old.since if old is not None and same else now
-            stamped.append(replace(c, since=since, generation=generation))
-        out[ref] = tuple(stamped)
+        before = earlier.get(ref, ())
+        known = {c.type: c for c in before}
+        stamped = tuple(_stamped(c, known.get(c.type), now, generation) for c in group)
+        out[ref] = before if stamped == before else stamped
     return out
+
+
+def _stamped(found: Condition, old: Condition | None, now: float, generation: int) -> Condition:
+    same = old is not None and (old.status, old.reason) == (found.status, found.reason)
+    since = old.since if old is not None and same else now
+    return Condition(found.type, found.status, found.reason, found.message, since, generation)
 
 
 def _drifted(ref: Ref, plan: Plan, left: Mapping[Ref, Change]) -> Condition:
@@ -114,26 +119,27 @@ def _explain(ref: Ref, own: tuple[Condition, ...], world: World, plan: Plan) -> 
 
 def settled(world: World, plan: Plan, tries: int = 3) -> bool:
     """Whether waiting longer is pointless: every change left has failed for good, or `tries` times over."""
+    left = {c.ref for c in plan.drift}
     for change in plan.changes:
         if change.contested or change.op is Op.DENIED:
             continue
         trouble = world.troubles.get(change.ref)
         if trouble is not None and (math.isinf(_wait(trouble)) or trouble.count >= tries):
             continue
-        if change.actions and change.actions[0].hold and _blocked(change.ref, world, plan, tries):
+        if change.actions and change.actions[0].hold and _blocked(change.ref, world, plan, left, tries):
             continue
         return False
     return True
 
 
-def _blocked(ref: Ref, world: World, plan: Plan, tries: int) -> bool:
+def _blocked(ref: Ref, world: World, plan: Plan, left: set[Ref], tries: int) -> bool:
     """Whether something that it needs has failed, is contested, or was left drifted."""
     declared = world.desired.get(ref)
     for need in declared.needs if declared is not None else ():
         trouble, change = world.troubles.get(need), plan.change(need)
         if trouble is not None and (trouble.kind is not FaultClass.TRANSIENT or trouble.count >= tries):
             return True
-        if (change is not None and change.contested) or any(c.ref == need for c in plan.drift):
+        if (change is not None and change.contested) or need in left:
             return True
     return False
 

@@ -77,10 +77,14 @@ def alive(identity: Identity) -> bool:
 def _stat(pid: int) -> list[str] | None:
     """The fields of /proc/PID/stat after the command name: [0] is the state, [19] the start time in ticks."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)  # asked of every process in each turn: no file object for it
+        try:
+            text = os.read(fd, 4096)
+        finally:
+            os.close(fd)
     except OSError:
         return None
-    return text[text.rindex(")") + 2 :].split()
+    return text[text.rindex(b")") + 2 :].decode().split()
 
 
 def cpu_seconds(pid: int) -> float:

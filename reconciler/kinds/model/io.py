@@ -21,6 +21,7 @@ from reconciler.kinds.model.rules import ModelRules, ModelState
 from reconciler.kinds.model.spec import ModelSpec, shown
 from reconciler.sources import Brought, Request, immutable, source_for
 from reconciler.store.blobs import sha256_of, token
+from reconciler.store.ledger import Artifact
 
 HEADER_STEP = 1 << 20
 HEADER_MOST = 256 << 20
@@ -32,10 +33,11 @@ class ModelKind:
 
     def observe(self, refs: Iterable[Ref], desired: Mapping[Ref, Declared], tools: Tools) -> dict[Ref, Observation]:
         owned, pins = tools.ledger.owned(), tools.ledger.pins()
+        verified = {artifact.digest: artifact for artifact in tools.ledger.artifacts()}
         out: dict[Ref, Observation] = {}
         for ref in refs:
             spec = desired[ref].spec if ref in desired else ModelSpec(**owned[ref].spec)
-            out[ref] = Found(_look(spec, pins.get(spec.pin, {}), tools))
+            out[ref] = Found(_look(spec, pins.get(spec.pin, {}), verified, tools))
         return out
 
     async def apply(self, action: Action, ref: Ref, declared: Declared | None, tools: Tools) -> None:
@@ -64,11 +66,11 @@ def _sha256(spec: ModelSpec, tools: Tools) -> str:
     return spec.sha256 or spec.locked or str(tools.ledger.pins().get(spec.pin, {}).get("sha256", ""))
 
 
-def _look(spec: ModelSpec, pin: Mapping[str, object], tools: Tools) -> ModelState:
+def _look(spec: ModelSpec, pin: Mapping[str, object], verified: Mapping[str, Artifact], tools: Tools) -> ModelState:
     sha256 = spec.sha256 or spec.locked or str(pin.get("sha256", ""))
     if not sha256:
         return ModelState()
-    record, seen = tools.ledger.artifact(sha256), token(tools.layout.blob(sha256))
+    record, seen = verified.get(sha256), token(tools.layout.blob(sha256))
     known = record.size if record else int(str(pin.get("size", 0))) if pin.get("sha256") == sha256 else 0
     if seen is None:
         return ModelState(sha256, known, lost="its file is gone from the store" if record else "")

@@ -13,8 +13,10 @@ Only where memory cannot hold both is the stale one stopped first, and the plan 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any
 
 from reconciler.core.ids import Ref
@@ -151,7 +153,10 @@ def names(ref: Ref, world: World) -> tuple[str, ...]:
     """What clients ask for to reach this server, as the gateway was last set up."""
     gateway = world.owned.get(Ref("gateway", "main"))
     models = gateway.spec.get("models", ()) if gateway is not None else ()
-    return tuple(name for m in models if m["name"] == ref.name for name in (m["name"], *m["aliases"]))
+    found = bisect_left(models, ref.name, key=itemgetter("name"))  # they are sorted by name
+    if found == len(models) or models[found]["name"] != ref.name:
+        return ()
+    return (ref.name, *models[found]["aliases"])
 
 
 def _note_down(ref: Ref, declared: Declared, world: World) -> Change | None:
