@@ -242,6 +242,8 @@ class Machine:
                 yield "pinned"
                 self.blobs[declared.digest] = f"token{next(self.serial)}"
                 yield "stored"
+                if declared.digest not in self.blobs:
+                    raise Fault("INTERNAL_ERROR", "the file has gone before it could be noted")
                 self.proved[declared.digest] = self.blobs[declared.digest]
                 yield "noted"
             case ("model", "verify"):
@@ -454,7 +456,7 @@ class Work:
 
     change: Change
     action: Action
-    digest: str
+    attempt: str
     wanted: Desired  # when it began
     running: Generator[str]
     stage: str = ""
@@ -497,7 +499,7 @@ class Keeper:
         machine, desired = self.machine, self.desired
         for ref, work in list(self.work.items()):
             wanted = desired.get(ref)
-            if work.action.phase <= Phase.ROUTE and (wanted is None or wanted.digest != work.digest):
+            if work.action.phase <= Phase.ROUTE and (wanted is None or wanted.attempt != work.attempt):
                 self.cancel(ref)
         self.ended.clear()
         world = machine.world(desired, self.mode == "purge")
@@ -520,11 +522,11 @@ class Keeper:
 
     def _begin(self, change: Change, action: Action, world: World) -> None:
         desired = world.desired
-        digest = desired[change.ref].digest if change.ref in desired else ""
+        attempt = desired[change.ref].attempt if change.ref in desired else ""
         machine, nonce = self.machine, action.args.get("nonce")
         if nonce in machine.rows and machine.rows[nonce].ref != change.ref:
             machine.wrongs.append(f"{change.ref} does {action.verb} to what is not its own")
-        if digest and machine.hopeless.get(change.ref) == digest:
+        if attempt and machine.hopeless.get(change.ref) == attempt:
             machine.wrongs.append(f"{change.ref} is tried again, though only a changed spec can mend it")
         beside = change.ref.kind == "server" and action.verb == "start" and world.found(change.ref)
         if beside and beside.living and 0 < world.host.memory_available < SIZE * ROOM:
@@ -532,7 +534,9 @@ class Keeper:
         if action.verb == "retire" and change.price.downtime:
             machine.announced.add(str(nonce))
         running = machine.effects(change, action, desired)
-        self.work[change.ref] = Work(change, action, digest, desired, running)
+        self.work[change.ref] = Work(change, action, attempt, desired, running)
+        if action.verb == "retire":  # one write, done before anything else can happen
+            self.finish(change.ref)
 
     def _forgive(self, world: World) -> None:
         for ref, trouble in world.troubles.items():
@@ -549,7 +553,7 @@ class Keeper:
     def notice(self, row: Row, kind: FaultClass) -> None:
         """The task that watches a process saw it end."""
         declared = self.desired.get(row.ref)
-        self.machine.settle(row, declared.digest if declared else "", kind)
+        self.machine.settle(row, declared.attempt if declared else "", kind)
 
     # -- work ----------------------------------------------------------------------------------------------------
 
@@ -587,7 +591,7 @@ class Keeper:
                 machine.hopeless.pop(ref, None)
         except Fault as fault:
             self._end(ref)
-            machine.note_trouble(ref, work.digest, fault)
+            machine.note_trouble(ref, work.attempt, fault)
         for model in before - self._served():
             told = {c.ref for c in (*self.plan.changes, work.change) if c.price.downtime}
             server = Ref("server", model)

@@ -203,7 +203,7 @@ class Reconciling(RuleBasedStateMachine):
         changes: dict[str, Callable[[str], object]] = {
             "damage": self.machine.damage,
             "touch": self.machine.touch,
-            "remove": self.machine.blobs.pop,
+            "remove": lambda lost: self.machine.blobs.pop(lost, None),
         }
         changes[how](digest)
 
@@ -328,7 +328,7 @@ class Reconciling(RuleBasedStateMachine):
             declared = self.keeper.desired
             lost = [r for r, t in self.machine.troubles.items() if t.kind is FaultClass.PERMANENT]
             if count > 10 and any(
-                r in declared and self.machine.troubles[r].digest == declared[r].digest for r in lost
+                r in declared and self.machine.troubles[r].digest == declared[r].attempt for r in lost
             ):
                 self.keeper.apply()
         raise AssertionError(f"not settled after {TURNS} turns: {self.keeper.plan}")
