@@ -144,9 +144,8 @@ class Machine:
         found = [g.nonce for g in self.gateways if g.nonce in self.loaded and g.nonce not in self.hung]
         return found[-1] if found and not self.quiet else ""
 
-    def serving(self, spec: GatewaySpec, aside: Iterable[str] = ()) -> set[str]:
-        """The models that clients get answers from, where the gateway is wanted to be, by all processes but `aside`."""
-        well = self.alive - self.hung - {*aside}
+    def serving(self, spec: GatewaySpec, well: set[str]) -> set[str]:
+        """The models that clients get answers from, where the gateway is wanted to be, if the processes `well` are."""
         out: set[str] = set()
         for process in self.gateways:
             if process.listening == spec.listening and process.nonce in well:
@@ -581,7 +580,8 @@ class Keeper:
 
     def _advance(self, ref: Ref, go: Callable[[], str]) -> None:
         machine, work = self.machine, self.work[ref]
-        before = self._served()
+        # One that hung may be replaced, though it goes on meanwhile; and one may hang before it is routed to.
+        before = self._served(machine.alive - machine.ever_hung - machine.announced)
         try:
             work.stage = go()
         except (StopIteration, Cancelled):
@@ -592,17 +592,15 @@ class Keeper:
         except Fault as fault:
             self._end(ref)
             machine.note_trouble(ref, work.attempt, fault)
-        for model in before - self._served():
+        for model in before - self._served(machine.alive):
             told = {c.ref for c in (*self.plan.changes, work.change) if c.price.downtime}
             server = Ref("server", model)
             if server in self.desired and server in work.wanted and not told & {server, GATEWAY}:
                 machine.wrongs.append(f"{model} stops serving by {work.action.verb} of {ref}, and no plan had said so")
 
-    def _served(self) -> set[str]:
+    def _served(self, well: set[str]) -> set[str]:
         gateway = self.desired.get(GATEWAY)
-        # One that hung may be replaced, though it goes on meanwhile.
-        aside = self.machine.ever_hung | self.machine.announced
-        return self.machine.serving(gateway.spec, aside) if gateway else set()
+        return self.machine.serving(gateway.spec, well) if gateway else set()
 
     def _end(self, ref: Ref) -> None:
         del self.work[ref]
