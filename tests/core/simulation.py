@@ -144,9 +144,8 @@ class Machine:
         found = [g.nonce for g in self.gateways if g.nonce in self.loaded and g.nonce not in self.hung]
         return found[-1] if found and not self.quiet else ""
 
-    def serving(self, spec: GatewaySpec, aside: Iterable[str] = ()) -> set[str]:
-        """The models that clients get answers from, where the gateway is wanted to be, by all processes but `aside`."""
-        well = self.alive - self.hung - {*aside}
+    def serving(self, spec: GatewaySpec, well: set[str]) -> set[str]:
+        """The models that clients get answers from, where the gateway is wanted to be, if the processes `well` are."""
         out: set[str] = set()
         for process in self.gateways:
             if process.listening == spec.listening and process.nonce in well:
@@ -242,6 +241,8 @@ class Machine:
                 yield "pinned"
                 self.blobs[declared.digest] = f"token{next(self.serial)}"
                 yield "stored"
+                if declared.digest not in self.blobs:
+                    raise Fault("INTERNAL_ERROR", "the file has gone before it could be noted")
                 self.proved[declared.digest] = self.blobs[declared.digest]
                 yield "noted"
             case ("model", "verify"):
@@ -454,7 +455,7 @@ class Work:
 
     change: Change
     action: Action
-    digest: str
+    attempt: str
     wanted: Desired  # when it began
     running: Generator[str]
     stage: str = ""
@@ -497,7 +498,7 @@ class Keeper:
         machine, desired = self.machine, self.desired
         for ref, work in list(self.work.items()):
             wanted = desired.get(ref)
-            if work.action.phase <= Phase.ROUTE and (wanted is None or wanted.digest != work.digest):
+            if work.action.phase <= Phase.ROUTE and (wanted is None or wanted.attempt != work.attempt):
                 self.cancel(ref)
         self.ended.clear()
         world = machine.world(desired, self.mode == "purge")
@@ -520,11 +521,11 @@ class Keeper:
 
     def _begin(self, change: Change, action: Action, world: World) -> None:
         desired = world.desired
-        digest = desired[change.ref].digest if change.ref in desired else ""
+        attempt = desired[change.ref].attempt if change.ref in desired else ""
         machine, nonce = self.machine, action.args.get("nonce")
         if nonce in machine.rows and machine.rows[nonce].ref != change.ref:
             machine.wrongs.append(f"{change.ref} does {action.verb} to what is not its own")
-        if digest and machine.hopeless.get(change.ref) == digest:
+        if attempt and machine.hopeless.get(change.ref) == attempt:
             machine.wrongs.append(f"{change.ref} is tried again, though only a changed spec can mend it")
         beside = change.ref.kind == "server" and action.verb == "start" and world.found(change.ref)
         if beside and beside.living and 0 < world.host.memory_available < SIZE * ROOM:
@@ -532,7 +533,9 @@ class Keeper:
         if action.verb == "retire" and change.price.downtime:
             machine.announced.add(str(nonce))
         running = machine.effects(change, action, desired)
-        self.work[change.ref] = Work(change, action, digest, desired, running)
+        self.work[change.ref] = Work(change, action, attempt, desired, running)
+        if action.verb == "retire":  # one write, done before anything else can happen
+            self.finish(change.ref)
 
     def _forgive(self, world: World) -> None:
         for ref, trouble in world.troubles.items():
@@ -549,7 +552,7 @@ class Keeper:
     def notice(self, row: Row, kind: FaultClass) -> None:
         """The task that watches a process saw it end."""
         declared = self.desired.get(row.ref)
-        self.machine.settle(row, declared.digest if declared else "", kind)
+        self.machine.settle(row, declared.attempt if declared else "", kind)
 
     # -- work ----------------------------------------------------------------------------------------------------
 
@@ -577,7 +580,8 @@ class Keeper:
 
     def _advance(self, ref: Ref, go: Callable[[], str]) -> None:
         machine, work = self.machine, self.work[ref]
-        before = self._served()
+        # One that hung may be replaced, though it goes on meanwhile; and one may hang before it is routed to.
+        before = self._served(machine.alive - machine.ever_hung - machine.announced)
         try:
             work.stage = go()
         except (StopIteration, Cancelled):
@@ -587,18 +591,16 @@ class Keeper:
                 machine.hopeless.pop(ref, None)
         except Fault as fault:
             self._end(ref)
-            machine.note_trouble(ref, work.digest, fault)
-        for model in before - self._served():
+            machine.note_trouble(ref, work.attempt, fault)
+        for model in before - self._served(machine.alive):
             told = {c.ref for c in (*self.plan.changes, work.change) if c.price.downtime}
             server = Ref("server", model)
             if server in self.desired and server in work.wanted and not told & {server, GATEWAY}:
                 machine.wrongs.append(f"{model} stops serving by {work.action.verb} of {ref}, and no plan had said so")
 
-    def _served(self) -> set[str]:
+    def _served(self, well: set[str]) -> set[str]:
         gateway = self.desired.get(GATEWAY)
-        # One that hung may be replaced, though it goes on meanwhile.
-        aside = self.machine.ever_hung | self.machine.announced
-        return self.machine.serving(gateway.spec, aside) if gateway else set()
+        return self.machine.serving(gateway.spec, well) if gateway else set()
 
     def _end(self, ref: Ref) -> None:
         del self.work[ref]

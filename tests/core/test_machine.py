@@ -203,7 +203,7 @@ class Reconciling(RuleBasedStateMachine):
         changes: dict[str, Callable[[str], object]] = {
             "damage": self.machine.damage,
             "touch": self.machine.touch,
-            "remove": self.machine.blobs.pop,
+            "remove": lambda lost: self.machine.blobs.pop(lost, None),
         }
         changes[how](digest)
 
@@ -285,7 +285,7 @@ class Reconciling(RuleBasedStateMachine):
                 assert target.reason or target.nonce in machine.alive, f"{model} leads nowhere: {plan}"
         if plan.empty and GATEWAY in desired:
             spec = desired[GATEWAY].spec
-            assert machine.serving(spec) == {m.name for m in spec.models}
+            assert machine.serving(spec, machine.alive - machine.hung) == {m.name for m in spec.models}
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -328,7 +328,7 @@ class Reconciling(RuleBasedStateMachine):
             declared = self.keeper.desired
             lost = [r for r, t in self.machine.troubles.items() if t.kind is FaultClass.PERMANENT]
             if count > 10 and any(
-                r in declared and self.machine.troubles[r].digest == declared[r].digest for r in lost
+                r in declared and self.machine.troubles[r].digest == declared[r].attempt for r in lost
             ):
                 self.keeper.apply()
         raise AssertionError(f"not settled after {TURNS} turns: {self.keeper.plan}")
