@@ -71,7 +71,8 @@ def _look(spec: ModelSpec, pin: Mapping[str, object], verified: Mapping[str, Art
     if not sha256:
         return ModelState()
     record, seen = verified.get(sha256), token(tools.layout.blob(sha256))
-    known = record.size if record else int(str(pin.get("size", 0))) if pin.get("sha256") == sha256 else 0
+    pinned = int(str(pin.get("size", 0))) if pin.get("sha256") == sha256 else spec.size
+    known = record.size if record else pinned
     if seen is None:
         return ModelState(sha256, known, lost="its file is gone from the store" if record else "")
     size = int(seen.split(":")[1])
