@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler.core.diagnostics import FaultClass
 from reconciler.core.ids import Ref
-from reconciler.core.plan import Change, Op, Plan
+from reconciler.core.plan import Change, Op, Phase, Plan
 from reconciler.core.state import Trouble, Unknown, World
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def _explain(ref: Ref, own: tuple[Condition, ...], world: World, plan: Plan) -> 
         failed = f"{trouble.message}{times}{hint}"
     if trouble is not None and ready.status != "True":
         ready = no("Ready", _camel(trouble.code), failed)
+    elif failed and change is not None and change.actions and change.actions[0].phase <= Phase.START:
+        ready = replace(ready, message=f"{ready.message}; that failed: {failed}")
     elif change is not None and change.contested and ready.status != "True":
         ready = no("Ready", "Contested", f"{change.reason} — find what does that, then `reconcile apply`")
     elif change is not None and ready.status != "True" and change.actions and change.actions[0].hold:
@@ -105,7 +107,7 @@ def _explain(ref: Ref, own: tuple[Condition, ...], world: World, plan: Plan) -> 
     elif change.contested:
         progressing = no("Progressing", "Contested", change.actions[0].hold)
     elif trouble is not None and trouble.kind is FaultClass.PERMANENT:
-        progressing = no("Progressing", "WaitsForChange", "tried again once its spec changes")
+        progressing = no("Progressing", "WaitsForChange", f"tried again once its spec changes; {failed}")
     else:
         reason = f"{change.reason}; {failed}" if failed else change.reason
         progressing = yes("Progressing", change.op.value.capitalize(), reason)
