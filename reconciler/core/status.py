@@ -49,7 +49,10 @@ def conditions(world: World, rules: Mapping[str, Rules], plan: Plan) -> dict[Ref
             out[ref] = (Condition("Ready", "Unknown", "CannotObserve", seen.reason),)
             continue
         own = rules[ref.kind].conditions(ref, world)
-        out[ref] = (*_explain(ref, own, world, plan), _drifted(ref, plan, drifted), NO_POLICY)
+        ready, *rest = _explain(ref, own, world, plan)
+        if ref in drifted and ready.status != "True":
+            ready = replace(ready, message=f"{ready.message or drifted[ref].reason}; it is left so")
+        out[ref] = (ready, *rest, _drifted(ref, plan, drifted), NO_POLICY)
     return out
 
 
@@ -94,12 +97,12 @@ def _explain(ref: Ref, own: tuple[Condition, ...], world: World, plan: Plan) -> 
         hint = f" — {trouble.hint}" if trouble.hint else ""
         times = f" (failed {trouble.count}×)" if trouble.count > 1 else ""
         failed = f"{trouble.message}{times}{hint}"
-    if trouble is not None and ready.status != "True":
+    if change is not None and change.contested and ready.status != "True":
+        ready = no("Ready", "Contested", f"{change.reason} — find what does that, then `reconcile apply`")
+    elif trouble is not None and ready.status != "True":
         ready = no("Ready", _camel(trouble.code), failed)
     elif failed and change is not None and change.actions and change.actions[0].phase <= Phase.START:
         ready = replace(ready, message=f"{ready.message}; that failed: {failed}")
-    elif change is not None and change.contested and ready.status != "True":
-        ready = no("Ready", "Contested", f"{change.reason} — find what does that, then `reconcile apply`")
     elif change is not None and ready.status != "True" and change.actions and change.actions[0].hold:
         ready = no("Ready", ready.reason, ready.message or change.actions[0].hold)
     if change is None:
