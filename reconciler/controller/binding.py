@@ -80,6 +80,7 @@ def planned(path: Path, targets: frozenset[Ref], tools: Tools, kinds: Mapping[st
     """Read a manifest, look, and plan, without any effect. Raises Refused for a manifest that is not right."""
     made = reading(path)
     view = look(wanted_of(made, tools.layout, targets), tools, kinds)
+    planner.refuse_strangers(targets, view.world)
     return bound(made, view, tools.ledger)
 
 

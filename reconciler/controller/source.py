@@ -265,6 +265,7 @@ class Source:
     def _judge(self, held: Held, ask: Ask) -> None:
         """Raise Refused for a manifest that must not be carried out as it is."""
         view = look(held.wanted, self._tools, self._kinds)
+        planner.refuse_strangers(held.wanted.targets, view.world)
         made = bound(held.reading, view, self._tools.ledger)
         if ask.locked:
             made.refuse_gaps()

@@ -129,6 +129,14 @@ def refuse_emptying(plan: Plan, world: World) -> None:
         )
 
 
+def refuse_strangers(targets: frozenset[Ref], world: World) -> None:
+    """Raise Refused for targets that are neither declared nor owned."""
+    known = {*world.desired, *world.owned, *world.denied}
+    if strangers := sorted(targets - known):
+        hint = f"there are: {_some(known)}" if known else "nothing is declared"
+        raise Refused([Diagnostic(f"there is no {ref} to limit it to", hint=hint) for ref in strangers])
+
+
 def refuse_denied(plan: Plan) -> None:
     """Raise Refused (exit code 3) when the plan holds something that will not be done."""
     if plan.denied:
