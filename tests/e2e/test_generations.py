@@ -130,7 +130,8 @@ def test_a_rollback_that_would_remove_a_protected_model_is_refused(served: Stage
     served.write(manifest(served, f"{entry()}\n{entry('kept', more=', protect: true')}"))
     served.until_generation(2)
     kept = served.server("kept")
-    wait_until(lambda: "protected" in served.run("state").stdout, 5, "the protection is not noted")
+    owned = json.loads(served.run("state", "-o", "json").stdout)["owned"]
+    assert [o["ref"] for o in owned if o["protect"]] == ["model/kept", "server/kept"]
     refused = served.run("rollback", code=3)
     assert "server/kept: it is protected" in refused.stderr
     assert (served.generation(), served.server("kept")) == (2, kept)
