@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from reconciler.app import preview
+from reconciler.app import looking, preview
 from reconciler.cli.background import ensure_controller
 from reconciler.cli.place import SECONDS, Place, targets, verb
 from reconciler.cli.render import exit_for, plan_lines, show_diagnostic, show_json
@@ -138,8 +138,7 @@ def conclude(last: dict[str, Any], place: Place, waited: bool, going_back: bool 
     if not waited:
         return Exit.DONE
     if last["manifest"]["held_back"] and not going_back:
-        number = last["manifest"]["generation"]
-        click.echo(f"it did not become ready: generation {number} is back in force (`reconcile history`)", err=True)
+        click.echo(f"gone back: {_why_back(place)} (`reconcile history`)", err=True)
         return Exit.ERROR
     code = exit_for(last)
     if place.json:
@@ -153,10 +152,16 @@ def conclude(last: dict[str, Any], place: Place, waited: bool, going_back: bool 
         return code
     for resource in last["resources"]:
         ready = resource["conditions"][0]
-        if ready["status"] != "True":
+        if ready["status"] != "True" or ready["reason"] == "Outdated":
             click.echo(f"{click.style(resource['ref'], bold=True)}: {ready['reason']}: {ready['message']}", err=True)
     click.echo("not everything is ready; the controller goes on trying (`reconcile status`)", err=True)
     return code
+
+
+def _why_back(place: Place) -> str:
+    """From which generation to which, and why, as the controller noted it."""
+    with looking(place.layout(), place.manifest.parent) as tools:
+        return str([e["message"] for e in tools.ledger.events() if e["type"] == "RolledBack"][-1])
 
 
 def _reminders(last: dict[str, Any]) -> Iterator[str]:

@@ -75,6 +75,7 @@ class Controller:
         self.begun = 0  # turns that have begun
         self.turns = 0  # the last one that is complete
         self.view: View | None = None
+        self.viewed = 0  # the generation that it is a view of
         self.work: dict[Ref, Work] = {}
         self.progress: dict[Ref, Progress] = {}
         self.fault: Fault | None = None  # what cut the last turn short
@@ -179,7 +180,7 @@ class Controller:
         if self.mode not in ("lock", "wait"):
             self.source.read()
             self.source.keep_promise()
-        wanted = self.wanted()
+        wanted, of = self.wanted(), self.source.generations.current
         self._drop_unwanted(wanted.resources)
         self._ended.clear()
         view = await asyncio.get_running_loop().run_in_executor(self._eyes, look, wanted, self.tools, self.kinds)
@@ -189,7 +190,7 @@ class Controller:
             # What ended while we looked is not as we saw it: its turn is the next one, which is due at once.
             if change.ref not in self.work and change.ref not in self._ended and self._allowed(change, action):
                 self._begin(group, change, action, wanted.resources.get(change.ref))
-        self.turns, self.view = number, view
+        self.turns, self.view, self.viewed = number, view, of
         self._note(view)
         self._publish()
         async with self.turned:
@@ -235,7 +236,10 @@ class Controller:
                 gateway = world.found(Ref("gateway", "main"))
                 settled = not self.work and status.settled(world, view.plan)
                 ready = view.ready and not self.work
-                self.source.judge_health(ready, settled, gateway.digest if gateway is not None else "")
+                if now is not None and now.number == self.viewed:  # else another was applied during the look
+                    failed = [f"{ref}: {t.message}" for ref, t in world.troubles.items() if view.plan.change(ref)]
+                    routes = gateway.digest if gateway is not None else ""
+                    self.source.judge_health(ready, settled, routes, "; ".join(failed))
         except Fault as fault:  # a full disk: it is told in the troubles of what failed by it
             if fault.code == "LOCK_LOST":
                 raise
@@ -469,6 +473,8 @@ class Controller:
         view, now, promise = self.view, self.source.generation, self.source.generations.promise
         working = {str(ref): w.action.text for ref, w in self.work.items()}
         fault = self.fault or self.source.unkept
+        # What was just taken over has not been looked at: what was true of the generation before says nothing of it.
+        idle = view is not None and not self.work and self.viewed == self.source.generations.current
         return {
             "format": "1.0",
             "controller": {"pid": os.getpid(), "mode": self.mode, "turn": self.turns, "fault": str(fault or "")},
@@ -481,8 +487,8 @@ class Controller:
                 "confirm_by": promise.deadline if promise is not None else None,
                 "faults": [d.to_json() for d in self.source.faults],
             },
-            "ready": bool(view and view.ready and not self.work),
-            "settled": bool(view and not self.work and status.settled(view.world, view.plan)),
+            "ready": bool(view and idle and view.ready),
+            "settled": bool(view and idle and status.settled(view.world, view.plan)),
             "outside_targets": view.plan.outside if view else 0,
             "resources": status.to_json(self.told) if view else [],
             "working": working,

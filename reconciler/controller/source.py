@@ -168,8 +168,11 @@ class Source:
         if promise.back_to != self.generations.current:
             self._back_by_itself(promise.back_to, f"generation {promise.generation} was not confirmed in time")
 
-    def judge_health(self, ready: bool, settled: bool, routes: str) -> None:
-        """Note what became of the generation in force; one that failed goes back where the manifest says so."""
+    def judge_health(self, ready: bool, settled: bool, routes: str, failed: str) -> None:
+        """Note what became of the generation in force; one that failed goes back where the manifest says so.
+
+        `failed` says what has failed, and why.
+        """
         now = self.generation
         if now is None or now.state != "applying" or self.held is None or not (ready or settled):
             return
@@ -177,11 +180,12 @@ class Source:
         if ready:
             self._tools.ledger.event("manifest", "GenerationReady", f"generation {now.number}")
             return
-        self._tools.ledger.event("manifest", "GenerationFailed", f"generation {now.number} did not become ready")
+        what = f"generation {now.number} did not become ready" + (f": {failed}" if failed else "")
+        self._tools.ledger.event("manifest", "GenerationFailed", what)
         earlier = self.generations.before(now.number)
         wants_back = self.held.reading.manifest.stack.on_failure == "rollback"
         if wants_back and earlier is not None and earlier.state == "ready":
-            self._back_by_itself(earlier.number, f"generation {now.number} did not become ready")
+            self._back_by_itself(earlier.number, what)
 
     def confirm(self) -> Generation:
         """A person is content with the generation in force. Raises Refused where nothing waits for that."""
@@ -263,7 +267,7 @@ class Source:
     def _judge(self, held: Held, ask: Ask) -> None:
         """Raise Refused for a manifest that must not be carried out as it is."""
         view = look(held.wanted, self._tools, self._kinds)
-        planner.refuse_strangers(ask.targets, view.world)
+        planner.refuse_strangers(held.wanted.targets, view.world)
         made = bound(held.reading, view, self._tools.ledger)
         if ask.locked:
             made.refuse_gaps()

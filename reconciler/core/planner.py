@@ -130,12 +130,13 @@ def refuse_emptying(plan: Plan, world: World) -> None:
 
 
 def refuse_strangers(targets: frozenset[Ref], world: World) -> None:
-    """Raise Refused when a target is nothing that is declared or owned."""
+    """Raise Refused for targets that are neither declared nor owned."""
     known = {*world.desired, *world.owned, *world.denied}
-    if faults := [
-        Diagnostic(f"there is no {ref}", hint=nearest(str(ref), map(str, known))) for ref in sorted(targets - known)
-    ]:
-        raise Refused(faults)
+    if strangers := sorted(targets - known):
+        names = [str(ref) for ref in known]
+        raise Refused(
+            [Diagnostic(f"there is no {ref} to limit it to", hint=nearest(str(ref), names)) for ref in strangers]
+        )
 
 
 def refuse_denied(plan: Plan) -> None:

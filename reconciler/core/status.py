@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler.core.diagnostics import FaultClass
 from reconciler.core.ids import Ref
-from reconciler.core.plan import Change, Op, Plan
+from reconciler.core.plan import Change, Op, Phase, Plan
 from reconciler.core.state import Trouble, Unknown, World
 
 if TYPE_CHECKING:
@@ -49,7 +49,10 @@ def conditions(world: World, rules: Mapping[str, Rules], plan: Plan) -> dict[Ref
             out[ref] = (Condition("Ready", "Unknown", "CannotObserve", seen.reason),)
             continue
         own = rules[ref.kind].conditions(ref, world)
-        out[ref] = (*_explain(ref, own, world, plan), _drifted(ref, plan, drifted), NO_POLICY)
+        ready, *rest = _explain(ref, own, world, plan)
+        if ref in drifted and ready.status != "True":
+            ready = replace(ready, message=f"{ready.message or drifted[ref].reason}; it is left so")
+        out[ref] = (ready, *rest, _drifted(ref, plan, drifted), NO_POLICY)
     return out
 
 
@@ -99,10 +102,12 @@ def _explain(ref: Ref, own: tuple[Condition, ...], world: World, plan: Plan) -> 
         hint = f" — {trouble.hint}" if trouble.hint else ""
         times = f" (failed {trouble.count}×)" if trouble.count > 1 else ""
         failed = f"{trouble.message}{times}{hint}"
-    if trouble is not None and ready.status != "True":
-        ready = no("Ready", _camel(trouble.code), failed)
-    elif change is not None and change.contested and ready.status != "True":
+    if change is not None and change.contested and ready.status != "True":
         ready = no("Ready", "Contested", f"{change.reason} — find what does that, then `reconcile apply`")
+    elif trouble is not None and ready.status != "True":
+        ready = no("Ready", _camel(trouble.code), failed)
+    elif failed and change is not None and change.actions and change.actions[0].phase <= Phase.START:
+        ready = replace(ready, message=f"{ready.message}; that failed: {failed}")
     elif change is not None and ready.status != "True" and change.actions and change.actions[0].hold:
         ready = no("Ready", ready.reason, ready.message or change.actions[0].hold)
     if change is None:
@@ -110,7 +115,7 @@ def _explain(ref: Ref, own: tuple[Condition, ...], world: World, plan: Plan) -> 
     elif change.contested:
         progressing = no("Progressing", "Contested", change.actions[0].hold)
     elif trouble is not None and trouble.kind is FaultClass.PERMANENT:
-        progressing = no("Progressing", "WaitsForChange", "tried again once its spec changes")
+        progressing = no("Progressing", "WaitsForChange", f"tried again once its spec changes; {failed}")
     else:
         reason = f"{change.reason}; {failed}" if failed else change.reason
         progressing = yes("Progressing", change.op.value.capitalize(), reason)

@@ -113,7 +113,7 @@ async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools, wanted: str | None = N
     brought = await source_for(spec.source)(request)
     if wanted and brought.sha256 != wanted:
         tools.fetch.discard(part)
-        raise _mismatch(spec, brought, wanted)
+        raise _mismatch(ref, spec, brought, wanted)
     try:
         facts = await in_bulk(_judge, part, brought)
     except Fault:
@@ -128,12 +128,16 @@ def _part(spec: ModelSpec, tools: Tools) -> Path:
     return tools.layout.partial / hashlib.sha256(spec.pin.encode()).hexdigest()[:32]
 
 
-def _mismatch(spec: ModelSpec, brought: Brought, wanted: str) -> Fault:
-    said = "the manifest says" if spec.sha256 else "it was pinned on first use to"
+def _mismatch(ref: Ref, spec: ModelSpec, brought: Brought, wanted: str) -> Fault:
+    if spec.sha256:
+        said, remedy = "the manifest says", "correct sha256: in the manifest"
+    else:
+        said = "the lock says" if spec.locked else "it was pinned on first use to"
+        remedy = f"`reconcile lock --upgrade {ref}`"
     return Fault(
         "CHECKSUM_MISMATCH",
         f"{brought.name} from {shown(spec.source)} has sha256 {brought.sha256}, but {said} {wanted}",
-        hint="correct sha256: in the manifest if this file is the one you mean; otherwise distrust the source",
+        hint=f"{remedy} if this file is the one you mean; otherwise distrust the source",
         kind=FaultClass.PERMANENT,
     )
 
