@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STACK  := examples/quickstart/stack.yaml
 
-.PHONY: quickstart test test-fast check lint format schemas bench clean
+.PHONY: quickstart test test-fast nightly check lint format schemas bench clean
 
 quickstart: $(VENV)/.runs
 	@$(BIN)/reconcile apply -f $(STACK)
@@ -15,6 +15,10 @@ test: $(VENV)/.tests
 
 test-fast: $(VENV)/.tests
 	$(BIN)/python -m pytest -n auto -m "not slow and not e2e"
+
+# Generated histories and manifests in large numbers, half an hour or so; the counts stand at the end.
+nightly: $(VENV)/.tests
+	RECONCILER_NIGHTLY=1 nice -n 10 $(BIN)/python -m pytest -n 2 tests/core/test_machine.py tests/manifest/test_fuzz.py
 
 check: lint test
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import cold_start, edit_to_route, gateway, memory, noop_apply, proxies
+from benchmarks import cold_start, edit_to_route, gateway, memory, noop_apply, proxies, scale
 from benchmarks.measure import CHECKOUT
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 SECTIONS: dict[str, Callable[[bool], str]] = {
     "Cold start": cold_start.run,
     "Apply with nothing to do": noop_apply.run,
+    "Many resources": scale.run,
     "From a saved edit to the route": edit_to_route.run,
     "The gateway beside nginx": gateway.run,
     "Standing by": memory.run,

@@ -24,7 +24,7 @@ from reconciler.host.layout import Layout
 from reconciler.host.process import Processes
 from reconciler.kinds.base import Kind, Tools
 from reconciler.kinds.registry import KINDS
-from reconciler.manifest.reading import reading
+from reconciler.manifest.reading import Reading, reading
 from reconciler.store.blobs import Blobs
 from reconciler.store.generations import Generation, Generations
 from reconciler.store.ledger import Ledger
@@ -68,10 +68,10 @@ def looking(layout: Layout, base: Path) -> Iterator[Tools]:
         yield tools_for(layout, base, Denied(), ledger, KINDS)
 
 
-def preview(path: Path, layout: Layout, targets: frozenset[Ref] = frozenset()) -> Planned:
-    """Read a manifest, look and plan, without any effect. Raises Refused."""
-    with looking(layout, path.parent) as tools:
-        return planned(path, targets, tools, KINDS)
+def preview(made: Reading, layout: Layout, targets: frozenset[Ref] = frozenset()) -> Planned:
+    """Look and plan, without any effect. Raises Refused."""
+    with looking(layout, made.manifest.path.parent) as tools:
+        return planned(made, targets, tools, KINDS)
 
 
 def conditions(path: Path, layout: Layout) -> tuple[View, Generation | None, tuple[Diagnostic, ...]]:

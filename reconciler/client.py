@@ -55,7 +55,7 @@ class Client:
 
     def plan(self, manifest: Path) -> dict[str, Any]:
         """What applying the manifest would do now; changes nothing."""
-        return self._ask("plan", manifest=str(manifest))
+        return self._ask("plan", manifest=_named(manifest))
 
     def apply(
         self,
@@ -74,7 +74,7 @@ class Client:
         """
         return self._ask(
             "apply",
-            manifest=str(manifest),
+            manifest=_named(manifest),
             allow_empty=allow_empty,
             targets=sorted(targets),
             locked=locked,
@@ -119,6 +119,8 @@ class Client:
     def _send(self, method: str, **values: Any) -> None:
         try:
             self._socket.sendall(json.dumps({"api": API, "method": method, **values}).encode() + b"\n")
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it may have said why before it closed: reading tells
         except OSError as error:
             raise NoController(str(error)) from error
 
@@ -127,7 +129,7 @@ class Client:
             line = self._lines.readline()
         except OSError as error:
             raise NoController(str(error)) from error
-        answer: dict[str, Any] | None = json.loads(line) if line else None
+        answer: dict[str, Any] | None = json.loads(line) if line.endswith(b"\n") else None  # else it was cut off
         return answer
 
     def _ask(self, method: str, **values: Any) -> dict[str, Any]:
@@ -142,6 +144,11 @@ class Client:
         self._socket.settimeout(None)
         while (message := self._line()) is not None:
             yield _value(message)
+
+
+def _named(manifest: Path) -> str:
+    """The controller has another working directory."""
+    return str(Path(manifest).expanduser().absolute())
 
 
 def _value(answer: dict[str, Any]) -> dict[str, Any]:

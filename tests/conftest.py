@@ -1,29 +1,49 @@
-"""The summary of the crash campaigns. It stands here because only this file is read by the process that reports."""
+"""The summary of the crash campaigns and of the generated tests.
+
+It stands here because only this file is read by the process that reports.
+"""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    _write_campaigns(terminalreporter)
+    _write_counts(terminalreporter)
+
+
+def _write_counts(terminalreporter: Any) -> None:
+    """How much the model-based and fuzz tests have tried."""
+    for reports in list(terminalreporter.stats.values()):
+        for report in reports:
+            for name, text in getattr(report, "user_properties", []):
+                if name.startswith("count:") and getattr(report, "when", "") == "call":
+                    counts = ", ".join(f"{k} {v}" for k, v in json.loads(text).items())
+                    terminalreporter.write_line(f"{name.removeprefix('count:')}: {counts}")
+
+
+def _write_campaigns(terminalreporter: Any) -> None:
     """The counts of the crash campaigns, wherever their workers ran."""
-    tallies: dict[str, dict[str, Any]] = {}
+    campaigns: dict[str, tuple[Counter[str], Counter[str]]] = {}
     for reports in terminalreporter.stats.values():
         for report in reports:
             for name, text in getattr(report, "user_properties", []):
                 if name.startswith("crash:") and getattr(report, "when", "") == "call":
-                    _add(tallies.setdefault(name.removeprefix("crash:"), {}), json.loads(text))
-    for name, tally in sorted(tallies.items()):
-        terminalreporter.write_sep("-", f"crash harness: {name}")
-        effects = tally.pop("by_effect")
-        terminalreporter.write_line(", ".join(f"{k} {v}" for k, v in tally.items()))
-        terminalreporter.write_line("killed at: " + ", ".join(f"{k} {v}" for k, v in sorted(effects.items())))
+                    tally = json.loads(text)
+                    counts, effects = campaigns.setdefault(name.removeprefix("crash:"), (Counter(), Counter()))
+                    effects.update(tally.pop("by_effect"))
+                    counts.update(tally)
+    if not campaigns:
+        return
+    from tests.crash.harness import NIGHTLY, SEED
 
-
-def _add(total: dict[str, Any], more: dict[str, Any]) -> None:
-    for key, value in more.items():
-        if isinstance(value, dict):
-            _add(total.setdefault(key, {}), value)
-        else:
-            total[key] = total.get(key, 0) + value
+    which = "every point" if NIGHTLY else f"RECONCILER_SEED={SEED}; every point with RECONCILER_NIGHTLY=1"
+    terminalreporter.write_sep("-", f"crash harness: {which}")
+    for name, (counts, effects) in sorted(campaigns.items()):
+        terminalreporter.write_line(f"{name}: " + ", ".join(f"{k} {v}" for k, v in counts.items()))
+        terminalreporter.write_line("    at: " + ", ".join(f"{k} {v}" for k, v in sorted(effects.items())))
+    total = sum((counts for counts, _ in campaigns.values()), Counter[str]())
+    terminalreporter.write_line("in all: " + ", ".join(f"{k} {v}" for k, v in total.items()))

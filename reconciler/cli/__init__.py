@@ -30,7 +30,7 @@ VERBS = {
     "state": "Look at the ledger, export it, or make it again.",
     "down": "Stop all that is owned.",
     "validate": "Check the manifest.",
-    "schema": "Print the JSON Schema of the manifest.",
+    "schema": "Print the JSON Schema of the manifest, or of what is printed and asked.",
     "fmt": "Tidy the manifest; comments, order and quotes stay.",
     "explain": "Say what a key means, and who set it.",
     "init": "Write a manifest that fits this machine.",

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from reconciler.app import preview
+from reconciler.app import looking, preview
 from reconciler.cli.background import ensure_controller
 from reconciler.cli.place import SECONDS, Place, targets, verb
 from reconciler.cli.render import exit_for, plan_lines, show_diagnostic, show_json
@@ -52,8 +52,9 @@ def command(
             kept["targets"],
             kept["binding"],
         )
-    layout = place.layout(place.load())
-    made = preview(place.manifest, layout, place.refs(target))
+    reading = place.read()
+    layout = place.layout(reading.manifest)
+    made = preview(reading, layout, place.refs(target))
     planner.refuse_denied(made.view.plan)
     if not allow_empty:
         planner.refuse_emptying(made.view.plan, made.view.world)
@@ -104,6 +105,9 @@ def wait(client: Client, taken: dict[str, Any], place: Place, timeout: float | N
             for last in _snapshots(client, taken["turn"], show):
                 if _over(last) or (deadline is not None and time.monotonic() > deadline):
                     break
+        with Client(place.layout()) as another:  # it may have gone back since that turn
+            now = another.status()
+            last = now if now["manifest"]["held_back"] else last
     except KeyboardInterrupt:
         click.echo(
             "\ninterrupted: the controller goes on in the background\n"
@@ -125,14 +129,17 @@ def _snapshots(client: Client, turn: int, show: Any) -> Iterator[dict[str, Any]]
             yield message
 
 
-def conclude(last: dict[str, Any], place: Place, waited: bool) -> Exit:
-    """Say how it ended → the exit code."""
+def conclude(last: dict[str, Any], place: Place, waited: bool, going_back: bool = False) -> Exit:
+    """Say how it ended → the exit code. `going_back` is what a person asked for, not what came of an apply."""
     for fault in last["manifest"]["faults"]:
         show_diagnostic(Diagnostic.from_json(fault))
     if last["manifest"]["faults"]:
         return Exit.ERROR
     if not waited:
         return Exit.DONE
+    if last["manifest"]["held_back"] and not going_back:
+        click.echo(f"gone back: {_why_back(place)} (`reconcile history`)", err=True)
+        return Exit.ERROR
     code = exit_for(last)
     if place.json:
         return code
@@ -145,10 +152,16 @@ def conclude(last: dict[str, Any], place: Place, waited: bool) -> Exit:
         return code
     for resource in last["resources"]:
         ready = resource["conditions"][0]
-        if ready["status"] != "True":
+        if ready["status"] != "True" or ready["reason"] == "Outdated":
             click.echo(f"{click.style(resource['ref'], bold=True)}: {ready['reason']}: {ready['message']}", err=True)
     click.echo("not everything is ready; the controller goes on trying (`reconcile status`)", err=True)
     return code
+
+
+def _why_back(place: Place) -> str:
+    """From which generation to which, and why, as the controller noted it."""
+    with looking(place.layout(), place.manifest.parent) as tools:
+        return str([e["message"] for e in tools.ledger.events() if e["type"] == "RolledBack"][-1])
 
 
 def _reminders(last: dict[str, Any]) -> Iterator[str]:

@@ -33,7 +33,7 @@ def ensure_controller(place: Place, layout: Layout) -> None:
     with disk_faults(log):
         Files(Effects()).folder(log.parent)
         out = log.open("ab")
-    argv = [sys.executable, "-P", "-m", "reconciler", "watch", "-f", str(place.manifest)]
+    argv = [sys.executable, "-P", "-m", "reconciler", "watch", "--when-asked", "-f", str(place.manifest)]
     with out:
         start = out.tell()
         child = subprocess.Popen(

@@ -16,9 +16,9 @@ from reconciler.manifest.reading import Reading, kept, reading
 from reconciler.store.generations import Generations
 
 
+@verb("diff")
 @click.argument("a", type=click.IntRange(1), required=False)
 @click.argument("b", type=click.IntRange(1), required=False)
-@verb("diff")
 def command(place: Place, a: int | None, b: int | None) -> None:
     """A and B are generations. Without B: the manifest as it is now; without A: the generation in force."""
     layout = place.layout()

@@ -6,7 +6,7 @@ import asyncio
 
 import click
 
-from reconciler.app import control
+from reconciler.app import control, looking
 from reconciler.cli.place import Place, verb
 from reconciler.cli.render import show_json
 from reconciler.client import Client, NoController
@@ -31,9 +31,13 @@ def command(place: Place, purge: bool) -> None:
     except NoController:
         if lock.owner(layout) is None:
             asyncio.run(control(place.manifest, layout, Effects(), "purge" if purge else "down"))
-    if purge:
-        _sweep(layout)
-    _say(place, "everything is stopped" + (" and removed" if purge else "; downloads are kept (--purge removes them)"))
+    if not purge:
+        _say(place, "everything is stopped; downloads are kept (--purge removes them)")
+        return
+    _sweep(layout)
+    with looking(layout, place.manifest.parent) as tools:
+        kept = ", ".join(str(ref) for ref in tools.ledger.owned())
+    _say(place, "everything is stopped and removed" + (f", except what is protected: {kept}" if kept else ""))
 
 
 def _say(place: Place, text: str) -> None:

@@ -46,7 +46,7 @@ def command(place: Place, refs: tuple[str, ...], check: bool, upgrade: bool) -> 
 
 
 def _check(place: Place, layout: Layout) -> None:
-    made = preview(place.manifest, layout)
+    made = preview(place.read(), layout)
     missing = made.reading.gaps(made.view.world.desired)
     if place.json:
         show_json({"complete": not missing, "missing": [d.to_json() for d in missing]})

@@ -17,6 +17,7 @@ from reconciler.host.layout import Layout
 
 if TYPE_CHECKING:
     from reconciler.manifest.parse import Manifest
+    from reconciler.manifest.reading import Reading
 
 DEFAULT = "stack.yaml"
 F = TypeVar("F", bound=Callable[..., Any])
@@ -50,6 +51,12 @@ class Place:
         from reconciler.manifest.parse import load
 
         return load(self.manifest)
+
+    def read(self) -> Reading:
+        """The same together with its lock. Raises Refused."""
+        from reconciler.manifest.reading import reading
+
+        return reading(self.manifest)
 
     def layout(self, manifest: Manifest | None = None) -> Layout:
         """The data root: --data-root, RECONCILER_DATA_ROOT, `data_root:` of the manifest, or state/ beside it.

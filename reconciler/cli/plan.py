@@ -26,8 +26,9 @@ def command(
     all_drift: bool = False,
     out: Path | None = None,
 ) -> None:
-    layout = place.layout(place.load())
-    made = preview(place.manifest, layout, place.refs(target))
+    reading = place.read()
+    layout = place.layout(reading.manifest)
+    made = preview(reading, layout, place.refs(target))
     plan = made.view.plan
     if out is not None:
         try:

@@ -133,6 +133,8 @@ def status_lines(snapshot: dict[str, Any], controller: bool) -> list[str]:
     if controller:
         pid = snapshot["controller"]["pid"]
         lines.append(f"controller: pid {pid}, generation {generation} of {manifest['path']}")
+        if fault := snapshot["controller"].get("fault"):
+            lines.append(click.style(f"controller: cannot go on: {fault}", fg="red"))
     else:
         lines.append("controller: none is running; `reconcile apply` starts one")
     return lines

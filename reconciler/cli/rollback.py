@@ -28,4 +28,5 @@ def command(place: Place, number: int | None, no_wait: bool, timeout: float | No
         last = taken if no_wait else wait(client, taken, place, timeout)
     if place.json:
         show_json(last)
-    sys.exit(int(conclude({**last, "manifest": {**last["manifest"], "faults": []}}, place, waited=not no_wait)))
+    shown = {**last, "manifest": {**last["manifest"], "faults": []}}  # those of the file that was gone back from
+    sys.exit(int(conclude(shown, place, waited=not no_wait, going_back=True)))

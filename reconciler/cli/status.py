@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
-from reconciler.app import conditions
+from reconciler.app import conditions, looking
 from reconciler.cli.place import SECONDS, Place, verb
 from reconciler.cli.render import exit_for, show_json, status_lines
 from reconciler.client import Client, NoController
 from reconciler.core import status
 from reconciler.core.diagnostics import Exit
 from reconciler.host.layout import Layout
+from reconciler.store.generations import Generations
 
 
 @click.option("--wait", "until", type=click.Choice(["ready"]), help="Wait for that, and exit with 0 once it is so.")
@@ -51,6 +52,9 @@ def _await(client: Client, deadline: float | None) -> dict[str, Any]:
 def _offline(place: Place, layout: Layout) -> dict[str, Any]:
     """The same snapshot from disk and process table, when no controller runs."""
     view, now, faults = conditions(place.manifest, layout)
+    with looking(layout, place.manifest.parent) as tools:
+        generations = Generations(layout, tools.files, tools.ledger)
+        held, promise = generations.held, generations.promise
     return {
         "format": "1.0",
         "controller": None,
@@ -59,8 +63,8 @@ def _offline(place: Place, layout: Layout) -> dict[str, Any]:
             "generation": now.number if now is not None else 0,
             "state": now.state if now is not None else "",
             "targets": list(now.targets) if now is not None else [],
-            "held_back": False,
-            "confirm_by": None,
+            "held_back": bool(held),
+            "confirm_by": promise.deadline if promise is not None else None,
             "faults": [d.to_json() for d in faults],
         },
         "ready": view.ready and not faults,

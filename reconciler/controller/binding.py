@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from reconciler.controller.turn import View, look, wanted_of
@@ -13,7 +12,7 @@ from reconciler.core.diagnostics import Diagnostic, Exit, Refused
 from reconciler.core.ids import Ref
 from reconciler.core.state import fingerprint
 from reconciler.kinds.base import Kind, Tools
-from reconciler.manifest.reading import Reading, reading
+from reconciler.manifest.reading import Reading
 from reconciler.store.ledger import Ledger
 
 
@@ -30,8 +29,8 @@ class Binding:
     def moved(self, now: Binding) -> list[str]:
         """What is different now, in words; empty while the plan holds."""
         out = []
-        if self.lineage != now.lineage:
-            out.append("it was made for another data root")
+        if self.lineage != now.lineage and (self.lineage or now.serial):  # a new ledger gets its lineage when opened
+            out.append("it was made for another data root, or before anything was applied here")
         elif self.serial != now.serial:
             out.append(f"what is owned has changed since (serial {self.serial} → {now.serial})")
         if self.manifest != now.manifest:
@@ -76,10 +75,10 @@ class Planned:
         }
 
 
-def planned(path: Path, targets: frozenset[Ref], tools: Tools, kinds: Mapping[str, Kind]) -> Planned:
-    """Read a manifest, look, and plan, without any effect. Raises Refused for a manifest that is not right."""
-    made = reading(path)
+def planned(made: Reading, targets: frozenset[Ref], tools: Tools, kinds: Mapping[str, Kind]) -> Planned:
+    """Look and plan, without any effect. Raises Refused for what cannot be said of this machine."""
     view = look(wanted_of(made, tools.layout, targets), tools, kinds)
+    planner.refuse_strangers(targets, view.world)
     return bound(made, view, tools.ledger)
 
 
@@ -89,7 +88,7 @@ def from_json(value: Any) -> Binding:
         observed = {str(k): str(v) for k, v in value["observed"].items()}
         names = (str(value["lineage"]), int(value["serial"]), str(value["manifest"]), str(value["lock"]))
         return Binding(*names, observed)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise Refused("this is not a saved plan", hint="make one with `reconcile plan --out FILE`") from error
 
 

@@ -1,7 +1,8 @@
 """The control API: JSON lines over a Unix socket that only this user can reach.
 
 A request is one line, `{"method": "status", …}`; answers are lines too: one for most methods, many for `follow`,
-`events` and `down`. Methods, their values and answers are described in schemas/control.schema.json.
+`events` and `down`. Methods, their values and answers are described in schemas/control.schema.json. Every line gets an
+answer, if only what is wrong with it; whatever a client does, or fails to do, touches only its own connection.
 Whoever connects must be the same user (checked with the kernel, not only by file mode).
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
 import struct
@@ -17,19 +19,21 @@ from pathlib import Path
 from typing import Any
 
 from reconciler import __version__
+from reconciler.controller import request as asked
 from reconciler.controller.daemon import Controller
+from reconciler.controller.request import API, Request, parse
 from reconciler.controller.source import Ask
 from reconciler.core.diagnostics import Fault, Refused
 from reconciler.core.ids import Ref
+from reconciler.store.schema import EVENTS_KEPT
 
-API = 1
-LINE_LIMIT = 1 << 20
-METHODS = (
-    "hello", "status", "plan", "apply", "rollback", "confirm", "lock", "ensure_ready", "follow", "events", "down",
-    "shutdown",
-)  # fmt: skip
-_UPGRADE = "use the same version of reconciler on both sides"
+log = logging.getLogger(__name__)
+
+LINE_LIMIT = 1 << 20  # bytes
+MOST_CLIENTS = 200  # at a time: each costs a file descriptor, and the controller needs some for its work
 TELL_EVERY = 0.1  # seconds between two snapshots of progress
+EVENTS_WAITING = 1000  # for a client that reads slowly; what comes while so many wait is lost to it
+SNAPSHOTS_WAITING = 10  # fewer: they are large, and the next one says the same and more
 
 
 async def serve(controller: Controller) -> None:
@@ -37,101 +41,113 @@ async def serve(controller: Controller) -> None:
     path = controller.tools.layout.control_socket
     controller.tools.files.private_folder(path.parent)
     controller.tools.files.remove(path)
-    old = os.umask(0o177)
-    try:
-        server = await asyncio.start_unix_server(lambda r, w: _client(controller, r, w), path, limit=LINE_LIMIT)
-    finally:
-        os.umask(old)
+    clients: set[asyncio.StreamWriter] = set()
+
+    async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        clients.add(writer)
+        try:
+            await _client(controller, reader, writer, crowded=len(clients) > MOST_CLIENTS)
+        finally:
+            clients.discard(writer)
+
+    sock = _bound(path)
     mine = path.stat().st_ino
+    server = await asyncio.start_unix_server(meet, sock=sock, limit=LINE_LIMIT, backlog=MOST_CLIENTS)
     try:
-        async with server:
-            await server.serve_forever()
+        await asyncio.get_running_loop().create_future()
     finally:
+        server.close()
+        for writer in clients:  # one that does not read would keep us from ending
+            writer.transport.abort()
         with contextlib.suppress(OSError):
             if path.stat().st_ino == mine:  # else it is a successor's by now
                 path.unlink()
 
 
-async def _client(controller: Controller, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def _bound(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(str(path))
+    path.chmod(0o600)  # nobody can connect before it listens, which is later
+    return sock
+
+
+async def _client(
+    controller: Controller, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, crowded: bool
+) -> None:
     try:
         if not _same_user(writer.get_extra_info("socket")):
             return
+        if crowded:
+            await _send(writer, _error(Refused(f"{MOST_CLIENTS} clients are connected", hint="close some of them")))
+            return
         while line := await reader.readline():
-            await _answer(controller, line, writer)
-    except (ConnectionError, ValueError, asyncio.CancelledError):
-        pass  # the client went away, sent a line without end, or we are stopping
+            await _answer(controller, line, reader, writer)
+    except ValueError:
+        with contextlib.suppress(ConnectionError):
+            await _send(writer, _error(Refused(f"a request is one line of at most {LINE_LIMIT} bytes")))
+    except (ConnectionError, asyncio.CancelledError):
+        pass  # the client went away, or we are stopping
     finally:
         writer.close()
 
 
-async def _answer(controller: Controller, line: bytes, writer: asyncio.StreamWriter) -> None:
+async def _answer(
+    controller: Controller, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     try:
-        request = json.loads(line)
-        method = request["method"]
-        if request.get("api", API) != API:
-            raise Refused(f"this controller speaks version {API} of the API, not {request['api']}", hint=_UPGRADE)
-        if method in ("follow", "events", "down"):
-            await _stream(controller, request, writer)
-        else:
-            await _send(writer, await _value(controller, request))
-    except (ValueError, KeyError, TypeError) as error:
-        await _send(writer, _error(Refused(f"not a request: {error!r}", hint="see schemas/control.schema.json")))
+        request = parse(line)
+        if request.method in ("follow", "events", "down"):
+            await _stream(controller, request, reader, writer)
+            return
+        answer = await _value(controller, request)
     except Refused as refused:
-        await _send(writer, _error(refused))
+        answer = _error(refused)
     except Fault as fault:
-        await _send(writer, _error(Refused(fault.message, hint=fault.hint)))
+        answer = _error(Refused(fault.message, hint=fault.hint))
+    except ConnectionError:
+        raise
+    except Exception as error:
+        log.exception("bug request=%r", line[:200])
+        answer = _error(Refused(f"internal error: {type(error).__name__}: {error}", hint="see the controller's log"))
+    await _send(writer, answer)
 
 
-async def _value(controller: Controller, request: dict[str, Any]) -> dict[str, Any]:
+async def _value(controller: Controller, request: Request) -> dict[str, Any]:
     """The answer to a method that has one. Raises Refused."""
-    match request["method"]:
+    match request:
+        case asked.Plan():
+            return await asyncio.to_thread(controller.plan_now, Path(request.manifest))
+        case asked.Apply():
+            turn = await controller.apply(Path(request.manifest), _ask(request))
+            return {"turn": turn, **controller.snapshot()}
+        case asked.Rollback():
+            turn = await controller.back(request.generation)
+            return {"turn": turn, **controller.snapshot()}
+        case asked.Lock():
+            names = request.upgrade
+            return await controller.lock([Ref.parse(name) for name in names] if names is not None else None)
+        case asked.EnsureReady():
+            return await controller.ensure_ready(request.model, request.timeout)
+    match request.method:
         case "hello":
             return {"api": API, "version": __version__, "pid": os.getpid(), "path": str(controller.source.path)}
         case "status":
             return controller.snapshot()
-        case "plan":
-            return await asyncio.to_thread(controller.plan_now, _path(request))
-        case "apply":
-            turn = await controller.apply(Path(request["manifest"]), _ask(request))
-            return {"turn": turn, **controller.snapshot()}
-        case "rollback":
-            number = request.get("generation")
-            turn = await controller.back(int(number) if number is not None else None)
-            return {"turn": turn, **controller.snapshot()}
         case "confirm":
             return {"confirmed": controller.source.confirm().number}
-        case "lock":
-            names = request.get("upgrade")
-            return await controller.lock([Ref.parse(name) for name in names] if names is not None else None)
-        case "ensure_ready":
-            return await controller.ensure_ready(str(request["model"]), float(request.get("timeout", 600.0)))
         case "shutdown":
             controller.stop()
             return {"stopping": True}
-        case unknown:
-            raise Refused(f"there is no method {unknown!r}", hint=f"there are: {', '.join(METHODS)}")
+    raise AssertionError(request.method)
 
 
-async def _stream(controller: Controller, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-    """Answers without end. `events` begins with those after a sequence number."""
-    only_events = request["method"] == "events"
-    if request["method"] == "down":
-        controller.take_down(bool(request.get("purge")))
-    earlier = controller.tools.ledger.events(int(request.get("after", 0)), 1000) if only_events else []
-    await _follow(controller, writer, earlier, only_events)
-
-
-def _path(request: dict[str, Any]) -> Path:
-    return Path(request["manifest"])
-
-
-def _ask(request: dict[str, Any]) -> Ask:
+def _ask(request: asked.Apply) -> Ask:
     return Ask(
-        allow_empty=bool(request.get("allow_empty")),
-        targets=frozenset(Ref.parse(name) for name in request.get("targets", ())),
-        locked=bool(request.get("locked")),
-        confirm=float(request.get("confirm_within") or 0.0),
-        binding=request.get("binding"),
+        allow_empty=request.allow_empty,
+        targets=frozenset(Ref.parse(name) for name in request.targets),
+        locked=request.locked,
+        confirm=request.confirm_within,
+        binding=request.binding,
     )
 
 
@@ -143,28 +159,52 @@ def _error(refused: Refused) -> dict[str, Any]:
     }
 
 
-async def _follow(
-    controller: Controller, writer: asyncio.StreamWriter, earlier: list[dict[str, Any]], only_events: bool
+async def _stream(
+    controller: Controller, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
-    """Send every event, and a snapshot at each turn and while something progresses, until the client leaves."""
-    queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=1000)
+    """Answers without end, until the client closes its side; what it says meanwhile is not heard."""
+    if isinstance(request, asked.Down):
+        controller.take_down(request.purge)
+    after = request.after if isinstance(request, asked.Events) else None
+    telling = asyncio.ensure_future(_follow(controller, writer, after))
+    leaving = asyncio.ensure_future(_gone(reader))
+    try:
+        done, _ = await asyncio.wait((telling, leaving), return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in (telling, leaving):
+            task.cancel()
+        await asyncio.gather(telling, leaving, return_exceptions=True)
+
+
+async def _gone(reader: asyncio.StreamReader) -> None:
+    while await reader.read(1 << 16):
+        pass
+
+
+async def _follow(controller: Controller, writer: asyncio.StreamWriter, after: int | None) -> None:
+    """Send every event, and a snapshot at each turn and while something progresses; or only events `after` one."""
+    queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     def hear(message: dict[str, Any]) -> None:
-        if not queue.full() and (message["type"] == "event" or not only_events):
+        event = message["type"] == "event"
+        if queue.qsize() < (EVENTS_WAITING if event else SNAPSHOTS_WAITING) and (event or after is None):
             queue.put_nowait(message)
 
+    earlier = controller.tools.ledger.events(after, EVENTS_KEPT) if after is not None else []
     end = controller.listen(hear)
     try:
         for event in earlier:
             await _send(writer, {"type": "event", "event": event})
-        if not only_events:
+        if after is None:
             await _send(writer, {"type": "status", **controller.snapshot()})
-        while not writer.is_closing():
+        while True:
             try:
-                async with asyncio.timeout(TELL_EVERY):
+                async with asyncio.timeout(TELL_EVERY if after is None else None):
                     message = await queue.get()
             except TimeoutError:
-                if only_events or not controller.progress:
+                if not controller.progress:
                     continue
                 message = {"type": "status", **controller.snapshot()}
             await _send(writer, message)

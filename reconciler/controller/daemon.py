@@ -15,6 +15,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ from reconciler.core.state import Declared, Trouble
 from reconciler.core.status import Condition, stamp
 from reconciler.host.process import alive
 from reconciler.kinds.base import Kind, Supervised, Tools
-from reconciler.manifest.reading import sources_of
+from reconciler.manifest.reading import reading, sources_of
 from reconciler.store.ledger import ProcessRow
 from reconciler.supervise.actor import Watched, watch
 from reconciler.supervise.logs import rotate
@@ -41,6 +42,7 @@ from reconciler.supervise.logs import rotate
 log = logging.getLogger(__name__)
 
 RESYNC = 2.0  # seconds between two looks when nothing happens
+ASKED_WITHIN = 60.0  # seconds that one started for a command waits for its request
 SOON = 0.2  # between two looks while something is held back by something that tells nobody when it is done
 
 
@@ -68,17 +70,21 @@ class Controller:
         """`entitled` says whether the data root is still ours."""
         self.tools, self.kinds, self._entitled = tools, kinds, entitled
         self.source = Source(path, tools, kinds)
-        self.mode = "run"  # run | down | purge | lock
+        self.mode = "run"  # run | wait (for the first `apply`) | down | purge | lock
+        self.started = time.monotonic()
         self.begun = 0  # turns that have begun
         self.turns = 0  # the last one that is complete
         self.view: View | None = None
+        self.viewed = 0  # the generation that it is a view of
         self.work: dict[Ref, Work] = {}
         self.progress: dict[Ref, Progress] = {}
+        self.fault: Fault | None = None  # what cut the last turn short
         self.turned = asyncio.Condition()
         self.demands: dict[Ref, Action] = {}  # what a person asked for beyond the plan
         self.failed: dict[Ref, Fault] = {}  # of those
         self.told: dict[Ref, tuple[Condition, ...]] = dict(tools.ledger.conditions())
         self._ended: set[Ref] = set()  # resources whose work ended during this turn's look
+        self._eyes = ThreadPoolExecutor(1, thread_name_prefix="look")
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._watchers: dict[str, asyncio.Task[None]] = {}
@@ -105,6 +111,7 @@ class Controller:
         except* Fault as faults:
             raise faults.exceptions[0] from None  # the control API could not be set up: one clear message
         finally:
+            self._eyes.shutdown(wait=False)
             await self.tools.fetch.close()
 
     def stop(self) -> None:
@@ -122,8 +129,11 @@ class Controller:
                 return
             try:
                 await self.turn(group)
+                self.fault = None
             except Fault as fault:
                 log.error("turn=%d %s", self.turns, fault)
+                self.fault = fault
+                self._publish()
                 if fault.code == "LOCK_LOST":
                     return
             except Exception:
@@ -149,11 +159,17 @@ class Controller:
         return pause
 
     def _finished(self) -> bool:
-        if self.mode in ("run", "lock") or self.work:
+        if self.mode == "wait" and time.monotonic() - self.started > ASKED_WITHIN:
+            log.error("stopping: nobody asked for anything")
+            return True
+        if self.mode in ("run", "lock", "wait") or self.work:
             return False
-        left = self.tools.ledger.owned()
-        running = [ref for ref in left if self.mode == "purge" or ref.kind in ("server", "gateway")]
-        return not running and not self.tools.ledger.processes()
+        left = [
+            ref
+            for ref, owned in self.tools.ledger.owned().items()
+            if self.kinds[ref.kind].rules.runs or (self.mode == "purge" and not owned.protect)
+        ]
+        return not left and not self.tools.ledger.processes()
 
     # -- one turn ---------------------------------------------------------------------------------------------
 
@@ -161,20 +177,20 @@ class Controller:
         """Look, plan, and start what can be started."""
         self.begun += 1
         number = self.begun
-        if self.mode != "lock":
+        if self.mode not in ("lock", "wait"):
             self.source.read()
             self.source.keep_promise()
-        wanted = self.wanted()
+        wanted, of = self.wanted(), self.source.generations.current
         self._drop_unwanted(wanted.resources)
         self._ended.clear()
-        view = await asyncio.to_thread(look, wanted, self.tools, self.kinds)
+        view = await asyncio.get_running_loop().run_in_executor(self._eyes, look, wanted, self.tools, self.kinds)
         self._watch_processes(group)
         self._start_demands(group, wanted.resources)
         for change, action in planner.runnable(view.plan, view.world):
             # What ended while we looked is not as we saw it: its turn is the next one, which is due at once.
             if change.ref not in self.work and change.ref not in self._ended and self._allowed(change, action):
                 self._begin(group, change, action, wanted.resources.get(change.ref))
-        self.turns, self.view = number, view
+        self.turns, self.view, self.viewed = number, view, of
         self._note(view)
         self._publish()
         async with self.turned:
@@ -194,7 +210,7 @@ class Controller:
         return self.wanted().resources
 
     def _allowed(self, change: Change, action: Action) -> bool:
-        if self.mode == "lock":
+        if self.mode in ("lock", "wait"):
             return False
         if self.mode != "run":
             return change.op is Op.DELETE and (self.mode == "purge" or self.kinds[change.ref.kind].rules.runs)
@@ -220,7 +236,10 @@ class Controller:
                 gateway = world.found(Ref("gateway", "main"))
                 settled = not self.work and status.settled(world, view.plan)
                 ready = view.ready and not self.work
-                self.source.judge_health(ready, settled, gateway.digest if gateway is not None else "")
+                if now is not None and now.number == self.viewed:  # else another was applied during the look
+                    failed = [f"{ref}: {t.message}" for ref, t in world.troubles.items() if view.plan.change(ref)]
+                    routes = gateway.digest if gateway is not None else ""
+                    self.source.judge_health(ready, settled, routes, "; ".join(failed))
         except Fault as fault:  # a full disk: it is told in the troubles of what failed by it
             if fault.code == "LOCK_LOST":
                 raise
@@ -234,10 +253,14 @@ class Controller:
                 work.task.cancel()
 
     def _forgive(self, view: View) -> None:
-        for ref in view.world.troubles:
-            row = next((r for r in self.tools.ledger.processes() if r.ref == ref), None)
-            if row is not None:
-                recovery.forgive(ref, self.tools, row.ready)
+        if not view.world.troubles:
+            return
+        rows = {row.ref: row for row in reversed(self.tools.ledger.processes())}  # the oldest of each
+        for ref, trouble in view.world.troubles.items():
+            if (row := rows.get(ref)) is not None:
+                # An earlier version that serves on says nothing for the one that cannot be started.
+                if row.ready is not None and view.plan.change(ref) is None:
+                    recovery.forgive(ref, self.tools, max(row.ready, trouble.at))
             elif ref not in view.world.desired and ref not in view.world.owned:
                 self.tools.ledger.set_trouble(ref, None)
 
@@ -283,7 +306,7 @@ class Controller:
             if fault.code == "LOCK_LOST":
                 log.error("stopping: %s", fault)
                 self.stop()
-            elif ref not in ledger.troubles():
+            elif ledger.trouble(ref) is None:
                 self._trouble(ref, attempt, fault)
         finally:
             log.info("end ref=%s action=%s", ref, action.verb)
@@ -295,7 +318,7 @@ class Controller:
             self.wake()
 
     def _trouble(self, ref: Ref, attempt: str, fault: Fault) -> None:
-        earlier = self.tools.ledger.troubles().get(ref)
+        earlier = self.tools.ledger.trouble(ref)
         count = earlier.count + 1 if earlier is not None and earlier.digest == attempt else 1
         trouble = Trouble(attempt, count, time.time(), fault.code, fault.message, fault.hint, fault.kind, fault.after)
         self.tools.ledger.set_trouble(ref, trouble)
@@ -332,6 +355,8 @@ class Controller:
             if current is not None and row.ref not in self.work:
                 declared = self.desired().get(row.ref)
                 recovery.settle(current, self.tools, code, declared.attempt if declared else "")
+        except Fault as fault:
+            log.error("unsettled ref=%s %s", row.ref, fault)  # the next turn finds that it ended, and settles it
         finally:
             self._watchers.pop(row.nonce, None)
             self.wake()
@@ -344,17 +369,17 @@ class Controller:
         Returns the number of the turn whose view takes the manifest into account. Raises Refused.
         """
         self.source.apply(path, ask)
-        self._forget_failures()
+        self._go()
         return await self.next_turn()
 
     def plan_now(self, path: Path) -> dict[str, Any]:
         """What applying `path` would do now (the published JSON of a plan). Changes nothing. Raises Refused."""
-        return planned(path, frozenset(), self.tools, self.kinds).to_json()
+        return planned(reading(path), frozenset(), self.tools, self.kinds).to_json()
 
     async def back(self, number: int | None) -> int:
         """Go back to an earlier generation → the turn that takes it into account. Raises Refused."""
         self.source.back(number, "asked for")
-        self._forget_failures()
+        self._go()
         return await self.next_turn()
 
     async def ensure_ready(self, name: str, timeout: float) -> dict[str, Any]:
@@ -374,30 +399,31 @@ class Controller:
         held = self.source.held
         if held is None or self.source.faults:
             raise Refused(self.source.faults or "there is no manifest in force")
-        pinned = {d.ref for d in held.pins.values()}
-        anew = pinned if refs == [] else set(refs or ())
-        if unknown := sorted(str(ref) for ref in anew - pinned):
+        pinned = {d.ref: key for key, needs in held.pins.items() for d in needs}
+        if unknown := sorted(str(ref) for ref in set(refs or ()) - set(pinned)):
             names = ", ".join(str(ref) for ref in sorted(pinned))
             raise Refused(f"nothing is pinned for {', '.join(unknown)}", hint=f"there are: {names}")
         before = held.reading.agreed(held.wanted.resources)
-        anew |= {d.ref for key, d in held.pins.items() if key not in before.pins}
-        for ref in anew:
+        anew = {key for key in held.pins if key not in before.pins or refs == []} | {pinned[ref] for ref in refs or ()}
+        asked = {key: held.pins[key][0].ref for key in sorted(anew)}
+        for ref in asked.values():
             self.failed.pop(ref, None)
             self.demands[ref] = Action(Phase.MATERIALISE, "renew", "see what its source is now")
         self.wake()
         async with self.turned:
-            await self.turned.wait_for(lambda: not any(ref in self.demands for ref in anew))
-        good = {key for key, d in held.pins.items() if d.ref in anew and d.ref not in self.failed}
+            await self.turned.wait_for(lambda: not any(ref in self.demands for ref in asked.values()))
+        good = {key for key, ref in asked.items() if ref not in self.failed}
         named = sources_of(held.reading.manifest.stack)
         after = self.source.relock(
             lambda lock, pins, keys: lock.renewed({k: pins[k] for k in good if k in pins}).pruned(named)
         )
         self.wake()
-        failed = [(ref, self.failed[ref]) for ref in sorted(anew) if ref in self.failed]
+        failed = [(ref, self.failed[ref]) for ref in asked.values() if ref in self.failed]
+        moved = {
+            d.ref for key, needs in held.pins.items() if before.pins.get(key) != after.pins.get(key) for d in needs
+        }
         return {
-            "changed": sorted(
-                str(d.ref) for key, d in held.pins.items() if before.pins.get(key) != after.pins.get(key)
-            ),
+            "changed": sorted(map(str, moved)),
             "pins": len(after.pins),
             "faults": [{"ref": str(ref), "message": fault.message, "hint": fault.hint} for ref, fault in failed],
         }
@@ -410,7 +436,10 @@ class Controller:
             await self.turned.wait_for(lambda: self.turns >= number)
         return self.turns
 
-    def _forget_failures(self) -> None:
+    def _go(self) -> None:
+        """A person has said what to do: what has failed is tried again at once."""
+        if self.mode == "wait":
+            self.mode = "run"
         for ref in self.tools.ledger.troubles():
             self.tools.ledger.set_trouble(ref, None)
         self.tools.ledger.forget_restored()
@@ -425,8 +454,8 @@ class Controller:
         raise Refused(f"there is no model named {name!r}", hint=f"models are: {known}")
 
     def _is_ready(self, ref: Ref) -> bool:
-        group = self.told.get(ref, ())
-        return bool(group) and group[0].status == "True"
+        group = self.told.get(ref, ())  # before the first turn, what an earlier controller told
+        return self.view is not None and bool(group) and group[0].status == "True"
 
     def take_down(self, purge: bool) -> None:
         self.mode = "purge" if purge else "down"
@@ -443,9 +472,12 @@ class Controller:
         """The whole status as JSON values."""
         view, now, promise = self.view, self.source.generation, self.source.generations.promise
         working = {str(ref): w.action.text for ref, w in self.work.items()}
+        fault = self.fault or self.source.unkept
+        # What was just taken over has not been looked at: what was true of the generation before says nothing of it.
+        idle = view is not None and not self.work and self.viewed == self.source.generations.current
         return {
             "format": "1.0",
-            "controller": {"pid": os.getpid(), "mode": self.mode, "turn": self.turns},
+            "controller": {"pid": os.getpid(), "mode": self.mode, "turn": self.turns, "fault": str(fault or "")},
             "manifest": {
                 "path": str(self.source.path),
                 "generation": now.number if now is not None else 0,
@@ -455,8 +487,8 @@ class Controller:
                 "confirm_by": promise.deadline if promise is not None else None,
                 "faults": [d.to_json() for d in self.source.faults],
             },
-            "ready": bool(view and view.ready and not self.work),
-            "settled": bool(view and not self.work and status.settled(view.world, view.plan)),
+            "ready": bool(view and idle and view.ready),
+            "settled": bool(view and idle and status.settled(view.world, view.plan)),
             "outside_targets": view.plan.outside if view else 0,
             "resources": status.to_json(self.told) if view else [],
             "working": working,

@@ -120,8 +120,8 @@ def note_exit(row: ProcessRow, code: int | None, digest: str, tools: Tools) -> N
     now = time.time()
     if code is not None and -code in FROM_OUTSIDE and row.ready is not None:
         tools.ledger.note_restored(row.ref, fault.message)
-    long_ready = row.ready is not None and now - row.ready >= READY_FORGIVES
-    earlier = tools.ledger.troubles().get(row.ref)
+    long_ready = row.ready is not None and _long_since(row.ready, now)
+    earlier = tools.ledger.trouble(row.ref)
     count = 1 if earlier is None or earlier.digest != digest or long_ready else earlier.count + 1
     trouble = Trouble(digest, count, now, fault.code, fault.message, fault.hint, fault.kind)
     tools.ledger.event(str(row.ref), "Exited", fault.message)
@@ -131,5 +131,9 @@ def note_exit(row: ProcessRow, code: int | None, digest: str, tools: Tools) -> N
 
 def forgive(ref: Ref, tools: Tools, ready_since: float | None) -> None:
     """Forget a process's earlier failures once it has been ready for long enough."""
-    if ready_since is not None and time.time() - ready_since >= READY_FORGIVES:
+    if ready_since is not None and _long_since(ready_since, time.time()):
         tools.ledger.set_trouble(ref, None)
+
+
+def _long_since(ready: float, now: float) -> bool:
+    return not 0 <= now - ready < READY_FORGIVES  # below 0 the clock was set back: better now than in an hour

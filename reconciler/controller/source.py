@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from reconciler.controller.binding import bound
 from reconciler.controller.turn import Wanted, look, wanted_of
 from reconciler.core import planner
-from reconciler.core.diagnostics import Diagnostic, Fault, Refused
+from reconciler.core.diagnostics import Diagnostic, Fault, Refused, Where
 from reconciler.core.ids import Ref
 from reconciler.core.state import Declared
 from reconciler.host import secrets
@@ -55,7 +56,7 @@ class Held:
     wanted: Wanted
 
     @property
-    def pins(self) -> dict[str, Declared]:
+    def pins(self) -> dict[str, tuple[Declared, ...]]:
         return pins_of(self.wanted.resources)
 
 
@@ -68,6 +69,7 @@ class Source:
         self.held: Held | None = None
         self.faults: tuple[Diagnostic, ...] = ()
         self._disk: Disk | None = None  # what the files said when they were last read
+        self.unkept: Fault | None = None  # why what is in force could not be kept as a generation
         self._moved = asyncio.Event()
         self._lock_problem = ""
         self._watched: set[Path] = set()
@@ -85,11 +87,10 @@ class Source:
     def apply(self, path: Path, ask: Ask) -> Generation:
         """Take `path` as the manifest now. Raises Refused, and then nothing has changed."""
         secrets.forget()  # who asks may have just stored the one that was missing
-        labels = self._tools.layout.labels
-        disk = Disk(said={labels: contents(labels)})
+        disk = self._new_disk()
         made = self._hold(reading(path, disk), ask.targets)
         self._judge(made, ask)
-        before = self.generations.current
+        before = self.generations.asked
         if ask.confirm and not before:
             raise Refused("there is no earlier generation to go back to", hint="apply without --confirm-within")
         self.path, self._disk = path, disk
@@ -98,18 +99,21 @@ class Source:
             self.generations.mark(taken.number, "applying", taken.routes)
         if ask.confirm and taken.number != before:
             self.generations.set_promise(Promise(taken.number, before, time.time() + ask.confirm))
+        self.generations.note_asked(taken.number)
         return taken
 
     def read(self) -> bool:
         """Take the files over if they changed and are right; False if they did not change."""
         if self._disk is not None and not self._disk.moved():
+            if self.unkept is not None and self.held is not None:
+                self._try_to_take(self.held)
             return False
-        labels = self._tools.layout.labels
-        self._disk = Disk(said={labels: contents(labels)})
+        self._disk = self._new_disk()
         try:
             made = reading(self.path, self._disk)
         except Refused as refused:
-            self._refuse(refused)
+            gone = Diagnostic("the manifest is gone", Where(str(self.path)), "put it back, or `reconcile down`")
+            self._refuse(refused if self.path.exists() else Refused([gone]))
             return True
         if self.generations.held == self._said():
             self.faults = ()
@@ -124,7 +128,7 @@ class Source:
         except Refused as refused:
             self._refuse(refused)
         else:
-            self._take(held)
+            self._try_to_take(held)
         return True
 
     def peek(self) -> None:
@@ -134,8 +138,10 @@ class Source:
 
     def back(self, number: int | None, why: str) -> Generation:
         """Put an earlier generation in force: one write, no network. Raises Refused."""
-        if self._disk is None:
-            self.read()
+        if self._disk is None:  # what the files say now is what is gone back from
+            self._disk = self._new_disk()
+            with suppress(Refused):
+                reading(self.path, self._disk)
         current = self.generations.current
         aim = self.generations.before(current) if number is None else self.generations.get(number)
         if aim is None:
@@ -147,6 +153,8 @@ class Source:
         held = self._kept(aim)
         planner.refuse_denied(look(held.wanted, self._tools, self._kinds).plan)
         self.generations.switch(aim.number, self._said())
+        if aim.state == "failed":
+            self.generations.mark(aim.number, "applying", aim.routes)
         self._put(held)
         self._tools.ledger.event("manifest", "RolledBack", f"generation {current} → {aim.number}: {why}")
         return aim
@@ -160,8 +168,11 @@ class Source:
         if promise.back_to != self.generations.current:
             self._back_by_itself(promise.back_to, f"generation {promise.generation} was not confirmed in time")
 
-    def judge_health(self, ready: bool, settled: bool, routes: str) -> None:
-        """Note what became of the generation in force; one that failed goes back where the manifest says so."""
+    def judge_health(self, ready: bool, settled: bool, routes: str, failed: str) -> None:
+        """Note what became of the generation in force; one that failed goes back where the manifest says so.
+
+        `failed` says what has failed, and why.
+        """
         now = self.generation
         if now is None or now.state != "applying" or self.held is None or not (ready or settled):
             return
@@ -169,11 +180,12 @@ class Source:
         if ready:
             self._tools.ledger.event("manifest", "GenerationReady", f"generation {now.number}")
             return
-        self._tools.ledger.event("manifest", "GenerationFailed", f"generation {now.number} did not become ready")
+        what = f"generation {now.number} did not become ready" + (f": {failed}" if failed else "")
+        self._tools.ledger.event("manifest", "GenerationFailed", what)
         earlier = self.generations.before(now.number)
         wants_back = self.held.reading.manifest.stack.on_failure == "rollback"
         if wants_back and earlier is not None and earlier.state == "ready":
-            self._back_by_itself(earlier.number, f"generation {now.number} did not become ready")
+            self._back_by_itself(earlier.number, what)
 
     def confirm(self) -> Generation:
         """A person is content with the generation in force. Raises Refused where nothing waits for that."""
@@ -255,6 +267,7 @@ class Source:
     def _judge(self, held: Held, ask: Ask) -> None:
         """Raise Refused for a manifest that must not be carried out as it is."""
         view = look(held.wanted, self._tools, self._kinds)
+        planner.refuse_strangers(held.wanted.targets, view.world)
         made = bound(held.reading, view, self._tools.ledger)
         if ask.locked:
             made.refuse_gaps()
@@ -265,20 +278,36 @@ class Source:
             made.refuse_stale(ask.binding)
 
     def _take(self, held: Held) -> Generation:
-        """Put a reading in force: as a new generation, or as the one that it is already."""
-        self._put(held)
+        """Put a reading in force: as a new generation, or as the one that it is already. Raises Fault, and then not."""
         made, keys, now = held.reading, set(held.pins), self.generation
         locked, names = made.lock.digest(keys), tuple(sorted(str(ref) for ref in held.wanted.targets))
         same = now is not None and (now.digest, now.targets) == (made.digest, names) and not self.generations.held
         if now is not None and same and made.lock.extends(self._kept_lock(now.number), keys):
             self.generations.relock(now.number, locked, _texts(made))
+            self._put(held)
             return now
         taken = self.generations.add(made.digest, locked, _texts(made), names)
+        self._put(held)
         what = f" ({', '.join(names)} only)" if names else ""
         self._tools.ledger.event("manifest", "Accepted", f"generation {taken.number}{what}")
         return taken
 
+    def _try_to_take(self, held: Held) -> None:
+        """Put a reading in force even where a full disk does not let us keep it; the next reading tries again."""
+        try:
+            self._take(held)
+            self.unkept = None
+        except Fault as fault:
+            if fault.code == "LOCK_LOST":
+                raise
+            self.unkept = fault
+            self._put(held)
+
     def _put(self, held: Held) -> None:
+        before = self.held.reading.manifest.stack.limits if self.held is not None else None
+        limits = held.reading.manifest.stack.limits
+        if before is None or before.downloads != limits.downloads:
+            self._tools.downloads = asyncio.Semaphore(limits.downloads)  # those under way end under the old one
         self.held, self.faults, self._tools.base = held, (), held.reading.manifest.path.parent
         if self._folders() != self._watched:
             self._moved.set()
@@ -313,6 +342,10 @@ class Source:
 
     def _hold(self, made: Reading, targets: frozenset[Ref] = frozenset()) -> Held:
         return Held(made, wanted_of(made, self._tools.layout, targets))
+
+    def _new_disk(self) -> Disk:
+        labels = self._tools.layout.labels
+        return Disk(said={labels: contents(labels)})
 
     def _said(self) -> str:
         """The digest of what the files say, broken ones included."""

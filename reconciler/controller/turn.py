@@ -62,24 +62,27 @@ class View:
 
 def look(wanted: Wanted, tools: Tools, kinds: Mapping[str, Kind]) -> View:
     """Observe every resource that is declared or owned, and plan. Changes nothing."""
+    world, rules = observe(wanted, tools, kinds), {name: kind.rules for name, kind in kinds.items()}
+    plan = planner.plan(world, rules, wanted.targets)
+    return View(world, plan, status.conditions(world, rules, plan), wanted.targets)
+
+
+def observe(wanted: Wanted, tools: Tools, kinds: Mapping[str, Kind]) -> World:
+    """The world as it is now: all that a plan is made from."""
     desired, owned = wanted.resources, tools.ledger.owned()
     observed: dict[Ref, Observation] = {}
     refs = sorted({*desired, *owned, *(row.ref for row in tools.ledger.processes())})
     for name, kind in kinds.items():
         observed |= kind.observe([r for r in refs if r.kind == name], desired, tools)
-    host = hardware.facts()
-    world = World(
+    return World(
         desired,
         observed,
         owned,
         tools.ledger.troubles(),
-        host,
+        hardware.facts(),
         time.time(),
         wanted.purge,
         wanted.down or wanted.purge,
         wanted.denied,
         tools.ledger.restored(),
     )
-    rules = {name: kind.rules for name, kind in kinds.items()}
-    plan = planner.plan(world, rules, wanted.targets)
-    return View(world, plan, status.conditions(world, rules, plan), wanted.targets)

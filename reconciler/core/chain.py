@@ -51,7 +51,7 @@ def _told(event: Mapping[str, Any], operations: Sequence[Mapping[str, Any]]) -> 
     """Whether the journal says the same: an event named after its action, at the end of it."""
     return any(
         op["ref"] == event["ref"]
-        and op["verb"].capitalize() == event["type"]
+        and event["type"] in (op["verb"].capitalize(), "Failed")
         and op["opened"] <= event["at"] <= op["closed"]
         for op in operations
         if op["closed"] is not None

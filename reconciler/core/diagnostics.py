@@ -66,8 +66,9 @@ class Diagnostic:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Diagnostic:
-        """The opposite of `to_json`."""
-        where = Where(**value["where"]) if value.get("where") else None
+        """The opposite of `to_json`; keys that a newer version adds do not count."""
+        place = value.get("where")
+        where = Where(place["file"], place["line"], place["column"]) if place else None
         return cls(value["summary"], where, value["hint"], value["path"], Severity(value["severity"]))
 
 

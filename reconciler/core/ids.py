@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Ref:
-    """A resource: `server/chat`."""
+class Ref(NamedTuple):
+    """A resource: `server/chat`. A tuple, because names are compared and looked up far more than all else."""
 
     kind: str
     name: str
@@ -30,7 +29,7 @@ class Ref:
 
 def canonical(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces. Dataclasses count as their fields."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
+    return _ENCODER.encode(value)
 
 
 def digest_of(value: Any) -> str:
@@ -48,6 +47,8 @@ def _plain(value: Any) -> Any:
         return {f.name: getattr(value, f.name) for f in fields(value)}
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, Ref):
-        return str(value)
     raise TypeError(f"{type(value).__name__} has no canonical form")
+
+
+# json.dumps would make one anew for each value.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)

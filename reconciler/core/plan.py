@@ -205,6 +205,9 @@ def summary(plan: Plan) -> str:
         parts.append(f"frees {human_bytes(freed)} of disk")
     parts += _memory(plan)
     pauses = [f"{c.ref} {c.price.downtime}" for c in plan.changes if c.price.downtime]
+    gone = [name for c in plan.changes if not c.price.downtime for name in c.price.clients]
+    if gone:
+        pauses.append(f"{', '.join(gone[:5])}{' …' if len(gone) > 5 else ''} no longer answered")
     parts.append("; ".join(pauses) if pauses else "no downtime")
     return " · ".join(parts) + outside
 

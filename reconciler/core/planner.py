@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from reconciler.core.diagnostics import Diagnostic, Exit, Refused
+from reconciler.core.diagnostics import Diagnostic, Exit, Refused, nearest
 from reconciler.core.ids import Ref
 from reconciler.core.kind import Rules
 from reconciler.core.plan import Action, Change, Op, Plan, Same
@@ -37,6 +37,8 @@ def plan(world: World, rules: Mapping[str, Rules], targets: frozenset[Ref] = fro
             warnings.append(Diagnostic(f"cannot be observed: {seen.reason}; it is left as it is", path=str(ref)))
             continue
         change = rules[ref.kind].change(ref, world)
+        if change is not None and change.op is Op.DELETE and world.down:
+            change = replace(change, reason="it is being taken down")
         if change is None:
             same.append(Same(ref, declared.where if declared is not None else None))
         elif change.drift and (mode := _mode(ref, world, rules)) is not Drift.CORRECT:
@@ -124,6 +126,16 @@ def refuse_emptying(plan: Plan, world: World) -> None:
                     hint="if that is what you want, apply with --allow-empty, or use `reconcile down`",
                 )
             ]
+        )
+
+
+def refuse_strangers(targets: frozenset[Ref], world: World) -> None:
+    """Raise Refused for targets that are neither declared nor owned."""
+    known = {*world.desired, *world.owned, *world.denied}
+    if strangers := sorted(targets - known):
+        names = [str(ref) for ref in known]
+        raise Refused(
+            [Diagnostic(f"there is no {ref} to limit it to", hint=nearest(str(ref), names)) for ref in strangers]
         )
 
 

@@ -36,13 +36,18 @@ PATIENT = Backoff(first=5.0, cap=120.0)  # a person has to act first; asking twi
 
 
 def wait_for(ref: Ref, world: World) -> float:
-    """Seconds until `ref` may be tried again: 0 now, infinity not before its spec changes."""
+    """Seconds until `ref` may be tried again: 0 now, infinity not before its spec changes.
+
+    To be wanted no longer is such a change, too: what could not be started can well be taken away.
+    """
     trouble = world.troubles.get(ref)
     declared = world.desired.get(ref)
-    if trouble is None or (declared is not None and trouble.digest != declared.attempt):
+    if trouble is None or trouble.digest != (declared.attempt if declared is not None else ""):
         return 0.0
     if trouble.kind is FaultClass.PERMANENT:
         return math.inf
+    if trouble.at > world.now:  # the clock was set back: how long ago it was is not known
+        return 0.0
     return max(0.0, next_try(ref, trouble) - world.now)
 
 

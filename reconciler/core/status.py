@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler.core.diagnostics import FaultClass
 from reconciler.core.ids import Ref
-from reconciler.core.plan import Change, Op, Plan
+from reconciler.core.plan import Change, Op, Phase, Plan
 from reconciler.core.state import Trouble, Unknown, World
 
 if TYPE_CHECKING:
@@ -49,7 +49,10 @@ def conditions(world: World, rules: Mapping[str, Rules], plan: Plan) -> dict[Ref
             out[ref] = (Condition("Ready", "Unknown", "CannotObserve", seen.reason),)
             continue
         own = rules[ref.kind].conditions(ref, world)
-        out[ref] = (*_explain(ref, own, world, plan), _drifted(ref, plan, drifted), NO_POLICY)
+        ready, *rest = _explain(ref, own, world, plan)
+        if ref in drifted and ready.status != "True":
+            ready = replace(ready, message=f"{ready.message or drifted[ref].reason}; it is left so")
+        out[ref] = (ready, *rest, _drifted(ref, plan, drifted), NO_POLICY)
     return out
 
 
@@ -62,18 +65,23 @@ def stamp(
     now: float,
     generation: int,
 ) -> dict[Ref, tuple[Condition, ...]]:
-    """The conditions with their times: what says the same as before keeps its time."""
+    """The conditions with their times: what says the same as before keeps its time.
+
+    A group in which nothing at all is new is the earlier group itself.
+    """
     out = {}
     for ref, group in found.items():
-        before = {c.type: c for c in earlier.get(ref, ())}
-        stamped = []
-        for c in group:
-            old = before.get(c.type)
-            same = old is not None and (old.status, old.reason) == (c.status, c.reason)
-            since = old.since if old is not None and same else now
-            stamped.append(replace(c, since=since, generation=generation))
-        out[ref] = tuple(stamped)
+        before = earlier.get(ref, ())
+        known = {c.type: c for c in before}
+        stamped = tuple(_stamped(c, known.get(c.type), now, generation) for c in group)
+        out[ref] = before if stamped == before else stamped
     return out
+
+
+def _stamped(found: Condition, old: Condition | None, now: float, generation: int) -> Condition:
+    same = old is not None and (old.status, old.reason) == (found.status, found.reason)
+    since = old.since if old is not None and same else now
+    return Condition(found.type, found.status, found.reason, found.message, since, generation)
 
 
 def _drifted(ref: Ref, plan: Plan, left: Mapping[Ref, Change]) -> Condition:
@@ -89,13 +97,17 @@ def _explain(ref: Ref, own: tuple[Condition, ...], world: World, plan: Plan) -> 
     """Add Progressing, and say in Ready what failed or what is being waited for."""
     change = plan.change(ref)
     ready, rest = own[0], own[1:]
-    trouble = world.troubles.get(ref)
-    if trouble is not None and ready.status != "True":
+    trouble, failed = world.troubles.get(ref), ""
+    if trouble is not None:
         hint = f" — {trouble.hint}" if trouble.hint else ""
         times = f" (failed {trouble.count}×)" if trouble.count > 1 else ""
-        ready = no("Ready", _camel(trouble.code), f"{trouble.message}{times}{hint}")
-    elif change is not None and change.contested and ready.status != "True":
+        failed = f"{trouble.message}{times}{hint}"
+    if change is not None and change.contested and ready.status != "True":
         ready = no("Ready", "Contested", f"{change.reason} — find what does that, then `reconcile apply`")
+    elif trouble is not None and ready.status != "True":
+        ready = no("Ready", _camel(trouble.code), failed)
+    elif failed and change is not None and change.actions and change.actions[0].phase <= Phase.START:
+        ready = replace(ready, message=f"{ready.message}; that failed: {failed}")
     elif change is not None and ready.status != "True" and change.actions and change.actions[0].hold:
         ready = no("Ready", ready.reason, ready.message or change.actions[0].hold)
     if change is None:
@@ -103,34 +115,36 @@ def _explain(ref: Ref, own: tuple[Condition, ...], world: World, plan: Plan) -> 
     elif change.contested:
         progressing = no("Progressing", "Contested", change.actions[0].hold)
     elif trouble is not None and trouble.kind is FaultClass.PERMANENT:
-        progressing = no("Progressing", "WaitsForChange", "tried again once its spec changes")
+        progressing = no("Progressing", "WaitsForChange", f"tried again once its spec changes; {failed}")
     else:
-        progressing = yes("Progressing", change.op.value.capitalize(), change.reason)
+        reason = f"{change.reason}; {failed}" if failed else change.reason
+        progressing = yes("Progressing", change.op.value.capitalize(), reason)
     return (ready, progressing, *rest)
 
 
 def settled(world: World, plan: Plan, tries: int = 3) -> bool:
     """Whether waiting longer is pointless: every change left has failed for good, or `tries` times over."""
+    left = {c.ref for c in plan.drift}
     for change in plan.changes:
         if change.contested or change.op is Op.DENIED:
             continue
         trouble = world.troubles.get(change.ref)
         if trouble is not None and (math.isinf(_wait(trouble)) or trouble.count >= tries):
             continue
-        if change.actions and change.actions[0].hold and _blocked(change.ref, world, plan, tries):
+        if change.actions and change.actions[0].hold and _blocked(change.ref, world, plan, left, tries):
             continue
         return False
     return True
 
 
-def _blocked(ref: Ref, world: World, plan: Plan, tries: int) -> bool:
+def _blocked(ref: Ref, world: World, plan: Plan, left: set[Ref], tries: int) -> bool:
     """Whether something that it needs has failed, is contested, or was left drifted."""
     declared = world.desired.get(ref)
     for need in declared.needs if declared is not None else ():
         trouble, change = world.troubles.get(need), plan.change(need)
         if trouble is not None and (trouble.kind is not FaultClass.TRANSIENT or trouble.count >= tries):
             return True
-        if (change is not None and change.contested) or any(c.ref == need for c in plan.drift):
+        if (change is not None and change.contested) or need in left:
             return True
     return False
 

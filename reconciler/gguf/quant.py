@@ -44,3 +44,13 @@ class Quant(StrEnum):
     NVFP4 = "NVFP4"
     Q1_0 = "Q1_0"
     Q2_0 = "Q2_0"
+
+
+# `general.file_type` of a GGUF header: the numbers of the names above, in their order (llama_ftype of llama.cpp).
+FILE_TYPES = dict(zip((*range(4), *range(7, 33), *range(36, 42)), Quant, strict=True))
+
+
+def named(file_type: int) -> str:
+    """The name of a file type by its number, `UNKNOWN(n)` for one that is not known here."""
+    found = FILE_TYPES.get(file_type)
+    return found.value if found is not None else f"UNKNOWN({file_type})"

@@ -63,14 +63,14 @@ class Files:
     def move(self, source: Path, target: Path) -> None:
         """Rename within one file system, durably, replacing what is there."""
         self.folder(target.parent)
-        with self.effects("move", target):
+        with self.effects("move", target), disk_faults(target):
             source.replace(target)
             sync_folder(target.parent)
 
     def remove(self, path: Path) -> None:
         """Remove a file; gone already is fine."""
         if path.is_symlink() or path.exists():
-            with self.effects("remove", path):
+            with self.effects("remove", path), disk_faults(path):
                 path.unlink(missing_ok=True)
 
     def remove_tree(self, path: Path) -> None:
@@ -78,7 +78,7 @@ class Files:
         if path.is_symlink():
             self.remove(path)
         elif path.exists():
-            with self.effects("remove-tree", path):
+            with self.effects("remove-tree", path), disk_faults(path):
                 shutil.rmtree(path)
 
 
@@ -119,7 +119,12 @@ def disk_faults(path: Path) -> Iterator[None]:
                 hint="check the disk's health",
                 kind=FaultClass.NEEDS_HUMAN,
             ) from error
-        raise
+        raise Fault(
+            "WRITE_FAILED",
+            f"{path} cannot be written: {error.strerror or error}",
+            hint="see what lies there",
+            kind=FaultClass.NEEDS_HUMAN,
+        ) from error
 
 
 def disk_full(path: Path, needed: int) -> Fault:

@@ -68,7 +68,7 @@ class Layout:
         return self.root / "generations"
 
     def blob(self, digest: str) -> Path:
-        return self.root / "artifacts" / "sha256" / digest[:2] / digest
+        return self.root.joinpath("artifacts", "sha256", digest[:2], digest)
 
     def key(self, nonce: str) -> Path:
         return self.root / "run" / "keys" / nonce

@@ -26,6 +26,7 @@ NONCE = "RECONCILER_NONCE"
 ROOT = "RECONCILER_ROOT"
 ABOUT = "RECONCILER_PROCESS"  # what the ledger knows of it (JSON), should the ledger ever be lost
 LINUX = sys.platform == "linux"
+LOOK_AGAIN = 2.0  # seconds after which a process is looked at, whatever the kernel told or did not tell
 
 # What a workload may inherit: how to find programs, its home, locale, proxies' certificates and accelerators.
 KEPT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -76,10 +77,14 @@ def alive(identity: Identity) -> bool:
 def _stat(pid: int) -> list[str] | None:
     """The fields of /proc/PID/stat after the command name: [0] is the state, [19] the start time in ticks."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)  # asked of every process in each turn: no file object for it
+        try:
+            text = os.read(fd, 4096)
+        finally:
+            os.close(fd)
     except OSError:
         return None
-    return text[text.rindex(")") + 2 :].split()
+    return text[text.rindex(b")") + 2 :].decode().split()
 
 
 def cpu_seconds(pid: int) -> float:
@@ -138,6 +143,12 @@ class Processes:
                         kind=FaultClass.NEEDS_HUMAN,
                     ) from error
                 except OSError as error:
+                    if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+                        raise Fault(
+                            "CANNOT_START",
+                            f"{argv[0]} cannot be started: {error.strerror}",
+                            hint="too many processes or open files, or no memory for one more",
+                        ) from error
                     if error.errno != errno.ENOEXEC:
                         raise
                     raise Fault(
@@ -181,7 +192,9 @@ class Processes:
                 continue
             try:
                 if alive(identity):  # else the pid was reused between the look and the open
-                    await _readable(fd)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_AGAIN):
+                            await _readable(fd)
             finally:
                 os.close(fd)
 

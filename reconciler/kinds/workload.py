@@ -51,7 +51,7 @@ async def start(launch: Launch, tools: Tools) -> None:
     tools.ledger.intend_process(launch.nonce, launch.ref, launch.digest, launch.host, launch.port, launch.inputs, log)
     if launch.key:
         tools.files.write(tools.layout.key(launch.nonce), launch.key.encode())
-    about = {"ref": launch.ref, "digest": launch.digest, "host": launch.host, "port": launch.port}
+    about = {"ref": str(launch.ref), "digest": launch.digest, "host": launch.host, "port": launch.port}
     about |= {"inputs": launch.inputs, "log": str(log)}
     marks = {NONCE: launch.nonce, ROOT: str(tools.layout.root), ABOUT: canonical(about)}
     try:

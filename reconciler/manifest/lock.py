@@ -68,7 +68,7 @@ class Lock:
 
 def beside(manifest: Path) -> Path:
     """Where the lock of a manifest lies: stack.yaml → stack.lock."""
-    return manifest.with_suffix(".lock")
+    return manifest.parent / f"{manifest.stem}.lock"  # with_suffix() would stumble over `/`
 
 
 def read(text: bytes, file: str) -> Lock:

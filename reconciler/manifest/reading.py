@@ -31,7 +31,7 @@ class Reading:
 
     def gaps(self, resources: Mapping[Ref, Declared]) -> list[Diagnostic]:
         """What these resources need and the lock does not pin."""
-        wanted = {key: (str(d.ref), d.where) for key, d in pins_of(resources).items()}
+        wanted = {key: (str(needs[0].ref), needs[0].where) for key, needs in pins_of(resources).items()}
         return list(locks.gaps(self.agreed(resources), wanted))
 
     def agreed(self, resources: Mapping[Ref, Declared]) -> Lock:
@@ -67,9 +67,13 @@ def kept(root: Path, files: Mapping[Path, bytes], lock: str) -> Reading:
     return Reading(manifest, locks.read(lock.encode(), "the lock of a generation") if lock else Lock())
 
 
-def pins_of(resources: Mapping[Ref, Declared]) -> dict[str, Declared]:
-    """The key of every pin that these resources need, with one that needs it."""
-    return {key: d for d in resources.values() if (key := getattr(d.spec, "pin", ""))}
+def pins_of(resources: Mapping[Ref, Declared]) -> dict[str, tuple[Declared, ...]]:
+    """The key of every pin that these resources need, with those that need it."""
+    out: dict[str, tuple[Declared, ...]] = {}
+    for declared in resources.values():
+        if key := getattr(declared.spec, "pin", ""):
+            out[key] = (*out.get(key, ()), declared)
+    return out
 
 
 def sources_of(stack: Stack) -> set[tuple[str, str]]:

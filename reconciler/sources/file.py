@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import shutil
 from pathlib import Path
 
 from reconciler.core.diagnostics import Fault, FaultClass
+from reconciler.host.bulk import in_bulk
 from reconciler.host.fetch import Progress
 from reconciler.host.files import disk_faults, disk_full, nearest_folder
 from reconciler.sources import Brought, Request
@@ -29,7 +29,7 @@ async def bring(request: Request) -> Brought:
     if size > shutil.disk_usage(nearest_folder(request.part)).free:
         raise disk_full(request.part, size)
     with request.effects("copy", request.part):
-        digest = await asyncio.to_thread(_copy, path, request.part, request.progress)
+        digest = await in_bulk(_copy, path, request.part, request.progress)
     return Brought(digest, size, path.name)
 
 

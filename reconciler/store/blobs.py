@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reconciler.host.effects import Effects
-from reconciler.host.files import Files, sync_folder
+from reconciler.host.files import Files, disk_faults, sync_folder
 from reconciler.host.layout import Layout
 from reconciler.store.ledger import Ledger
 
@@ -33,7 +33,7 @@ class Blobs:
         """Move a file whose sha256 was just found to be `digest` into the store, and write it down."""
         target = self._layout.blob(digest)
         self._files.folder(target.parent)
-        with self._effects("store", target):
+        with self._effects("store", target), disk_faults(target):
             with part.open("rb") as data:
                 os.fsync(data.fileno())
             part.chmod(0o444)

@@ -76,9 +76,17 @@ class Generations:
         """The digest of the files that were gone back from: while they say the same, they are not taken over again."""
         return self._ledger.meta("held")
 
+    @property
+    def asked(self) -> int:
+        """The number that a person last applied or went back to; what was saved since may have been taken over, too."""
+        return int(self._ledger.meta("asked", "0")) or self.current
+
+    def note_asked(self, number: int) -> None:
+        self._ledger.set_meta(asked=str(number))
+
     def switch(self, number: int, held: str) -> None:
         """Put a generation in force: the one write that a rollback is."""
-        self._ledger.set_meta(current=str(number), held=held, promise="")
+        self._ledger.set_meta(current=str(number), asked=str(number), held=held, promise="")
 
     # -- the list ------------------------------------------------------------------------------------------------
 

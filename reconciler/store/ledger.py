@@ -11,21 +11,23 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from reconciler.core.diagnostics import Exit, Fault, FaultClass, Refused
 from reconciler.core.ids import Ref, canonical
 from reconciler.core.state import Owned, Restored, Trouble
 from reconciler.core.status import Condition
 from reconciler.host.effects import Denied, Effects
+from reconciler.host.files import disk_faults
 from reconciler.host.process import Identity
 from reconciler.store.schema import EVENTS_KEPT, JOURNAL_KEPT, MIGRATIONS, RESTORED_KEPT, VERSION
 
 UNWRITABLE = "LEDGER_UNWRITABLE"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class Ledger:
         # What a full disk keeps from being written is remembered here, so that it can at least be told.
         self._unsaved: dict[Ref, Trouble | None] = {}
         self.on_event: Callable[[dict[str, Any]], None] | None = None
+        self._made: dict[str, Any] = {}  # by query: what was made of its rows when the ledger had `_version`
+        self._version = -1
 
     # -- opening ---------------------------------------------------------------------------------------------
 
@@ -104,7 +108,7 @@ class Ledger:
                 found = _version(probe, path)
                 if 0 < found < VERSION:
                     _back_up(probe, path.with_name(f"{path.name}.v{found}.bak"), effects)
-        with effects("ledger-open", path), _ledger_faults():
+        with effects("ledger-open", path), disk_faults(path), _ledger_faults():
             path.touch(mode=0o600)  # before SQLite makes it: the journal beside it gets the same mode
             db = _connect(path.as_uri(), path)
             try:
@@ -144,10 +148,24 @@ class Ledger:
                 if self._db.in_transaction:  # a full disk has rolled it back already
                     self._db.execute("ROLLBACK")
                 raise
+            finally:
+                self._made.clear()
 
     def rows(self, query: str, *values: Any) -> list[Any]:
         with self._mutex:
             return self._db.execute(query, values).fetchall()
+
+    def _known(self, query: str, make: Callable[[list[Any]], T]) -> T:
+        """What `make` makes of the rows, made again only once the ledger has changed. Nobody may change it."""
+        with self._mutex:
+            version = self._db.execute("PRAGMA data_version").fetchone()[0]  # counts what other connections write
+            if version != self._version:
+                self._made.clear()
+                self._version = version
+            if query not in self._made:
+                self._made[query] = make(self._db.execute(query).fetchall())
+            made: T = self._made[query]
+            return made
 
     def meta(self, key: str, default: str = "") -> str:
         """A single fact of the whole ledger."""
@@ -172,12 +190,14 @@ class Ledger:
         """Counts changes of what is owned; a turn that does nothing keeps it."""
         return int(self.meta("serial", "0"))
 
-    def owned(self) -> dict[Ref, Owned]:
-        rows = self.rows("SELECT ref, digest, spec, protect FROM owned ORDER BY ref")
-        return {
-            (name := Ref.parse(ref)): Owned(name, digest, json.loads(spec), bool(protect))
-            for ref, digest, spec, protect in rows
-        }
+    def owned(self) -> Mapping[Ref, Owned]:
+        return self._known(
+            "SELECT ref, digest, spec, protect FROM owned ORDER BY ref",
+            lambda rows: {
+                (name := Ref.parse(ref)): Owned(name, digest, json.loads(spec), bool(protect))
+                for ref, digest, spec, protect in rows
+            },
+        )
 
     def own(self, ref: Ref, digest: str, spec: Any) -> None:
         text = canonical(spec)
@@ -243,27 +263,12 @@ class Ledger:
 
     # -- processes --------------------------------------------------------------------------------------------
 
-    def processes(self) -> list[ProcessRow]:
-        rows = self.rows(
+    def processes(self) -> Sequence[ProcessRow]:
+        return self._known(
             "SELECT nonce, ref, digest, host, port, inputs, log, created, pid, start, boot, ready, retiring"
-            " FROM processes ORDER BY created, nonce"
+            " FROM processes ORDER BY created, nonce",
+            lambda rows: [_process(*row) for row in rows],
         )
-        return [
-            ProcessRow(
-                nonce,
-                Ref.parse(ref),
-                digest,
-                host,
-                port,
-                json.loads(inputs),
-                log,
-                created,
-                Identity(pid, start, boot) if pid is not None else None,
-                ready,
-                retiring,
-            )
-            for nonce, ref, digest, host, port, inputs, log, created, pid, start, boot, ready, retiring in rows
-        ]
 
     def intend_process(
         self, nonce: str, ref: Ref, digest: str, host: str, port: int, inputs: Mapping[str, str], log: Path
@@ -300,8 +305,10 @@ class Ledger:
         rows = self.rows("SELECT digest, size, token, verified FROM artifacts WHERE digest = ?", digest)
         return Artifact(*rows[0]) if rows else None
 
-    def artifacts(self) -> list[Artifact]:
-        return [Artifact(*row) for row in self.rows("SELECT digest, size, token, verified FROM artifacts")]
+    def artifacts(self) -> Sequence[Artifact]:
+        return self._known(
+            "SELECT digest, size, token, verified FROM artifacts", lambda rows: [Artifact(*row) for row in rows]
+        )
 
     def record_artifact(self, digest: str, size: int, token: str) -> None:
         with self.change("artifact") as db:
@@ -311,9 +318,12 @@ class Ledger:
         with self.change("artifact-forget") as db:
             db.execute("DELETE FROM artifacts WHERE digest = ?", (digest,))
 
-    def pins(self) -> dict[str, dict[str, Any]]:
+    def pins(self) -> Mapping[str, Mapping[str, Any]]:
         """Source → what it was found to be (sha256, size, file)."""
-        return {source: json.loads(facts) for source, facts in self.rows("SELECT source, facts FROM pins")}
+        return self._known(
+            "SELECT source, facts FROM pins",
+            lambda rows: {source: json.loads(facts) for source, facts in rows},
+        )
 
     def pin(self, source: str, facts: Mapping[str, Any]) -> None:
         with self.change("pin") as db:
@@ -322,10 +332,7 @@ class Ledger:
     # -- troubles, events, generations ------------------------------------------------------------------------
 
     def troubles(self) -> dict[Ref, Trouble]:
-        out = {}
-        for ref, text in self.rows("SELECT ref, facts FROM troubles"):
-            facts = json.loads(text)
-            out[Ref.parse(ref)] = Trouble(**{**facts, "kind": FaultClass(facts["kind"])})
+        out = {Ref.parse(ref): _trouble(text) for ref, text in self.rows("SELECT ref, facts FROM troubles")}
         for unsaved, trouble in self._unsaved.items():
             if trouble is None:
                 out.pop(unsaved, None)
@@ -333,8 +340,15 @@ class Ledger:
                 out[unsaved] = trouble
         return out
 
+    def trouble(self, ref: Ref) -> Trouble | None:
+        """That of one resource."""
+        if ref in self._unsaved:
+            return self._unsaved[ref]
+        rows = self.rows("SELECT facts FROM troubles WHERE ref = ?", str(ref))
+        return _trouble(rows[0][0]) if rows else None
+
     def set_trouble(self, ref: Ref, trouble: Trouble | None) -> None:
-        if trouble is None and ref not in self.troubles():
+        if trouble is None and self.trouble(ref) is None:
             return
         try:
             with self.change("trouble") as db:
@@ -385,8 +399,11 @@ class Ledger:
         self, found: Mapping[Ref, tuple[Condition, ...]], earlier: Mapping[Ref, tuple[Condition, ...]]
     ) -> None:
         """Write down those that differ from the `earlier` ones; those of resources that are no more are dropped."""
-        known = {(ref, c.type): c.since for ref, group in earlier.items() for c in group}
-        moved = [(ref, c) for ref, group in found.items() for c in group if known.get((ref, c.type)) != c.since]
+        moved = []
+        for ref, group in found.items():
+            if (before := earlier.get(ref, ())) is not group:
+                known = {c.type: c.since for c in before}
+                moved += [(ref, c) for c in group if known.get(c.type) != c.since]
         gone = [ref for ref in earlier if ref not in found]
         if not moved and not gone:
             return
@@ -415,6 +432,20 @@ class Ledger:
         if self.rows("SELECT 1 FROM restored LIMIT 1"):
             with self.change("restored-forget") as db:
                 db.execute("DELETE FROM restored")
+
+
+def _process(
+    nonce: str, ref: str, digest: str, host: str, port: int, inputs: str, log: str, created: float,
+    pid: int | None, start: str, boot: str, ready: float | None, retiring: float | None,
+) -> ProcessRow:  # fmt: skip
+    identity = Identity(pid, start, boot) if pid is not None else None
+    said = json.loads(inputs)
+    return ProcessRow(nonce, Ref.parse(ref), digest, host, port, said, log, created, identity, ready, retiring)
+
+
+def _trouble(text: str) -> Trouble:
+    facts = json.loads(text)
+    return Trouble(**{**facts, "kind": FaultClass(facts["kind"])})
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from reconciler.host.files import Files
+from reconciler.host.files import Files, disk_faults
 
 LIMIT = 16 << 20  # bytes in a log file before it is set aside
 KEPT = 3  # older files kept beside it
@@ -31,7 +31,7 @@ def rotate(path: Path, files: Files) -> None:
             return
     except OSError:
         return
-    with files.effects("rotate", path):
+    with files.effects("rotate", path), disk_faults(path):
         for number in range(KEPT - 1, 0, -1):
             older = path.with_name(f"{path.name}.{number}")
             if older.exists():

@@ -47,11 +47,11 @@ def events(tools: Tools) -> list[str]:
 
 
 def become_ready(source: Source) -> None:
-    source.judge_health(ready=True, settled=True, routes="r")
+    source.judge_health(ready=True, settled=True, routes="r", failed="")
 
 
-def fail(source: Source) -> None:
-    source.judge_health(ready=False, settled=True, routes="r")
+def fail(source: Source, why: str = "") -> None:
+    source.judge_health(ready=False, settled=True, routes="r", failed=why)
 
 
 # -- taking over ------------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def test_a_missing_file_keeps_the_last(source: Source, path: Path) -> None:
     source.read()
     path.unlink()
     assert source.read()
-    assert "there is no" in source.faults[0].summary
+    assert source.faults[0].summary == "the manifest is gone"
     assert names(source) == {"chat"}
     path.write_text(TWO)
     assert source.read()
@@ -424,7 +424,7 @@ ROLLBACK = TWO + "on_failure: rollback\n"
 
 def test_one_that_becomes_ready_is_noted(source: Source, tools: Tools) -> None:
     source.read()
-    source.judge_health(ready=False, settled=False, routes="")
+    source.judge_health(ready=False, settled=False, routes="", failed="")
     assert states(source) == ["applying"]
     become_ready(source)
     assert states(source) == ["ready"]
@@ -452,11 +452,13 @@ def test_one_that_fails_goes_back_to_the_last_ready_one(source: Source, path: Pa
     path.write_text(ROLLBACK)
     source.read()
     assert number(source) == 3
-    fail(source)
+    fail(source, "server/embed: it ended")
     assert (number(source), names(source), states(source)) == (1, {"chat"}, ["ready", "failed", "failed"])
     source.read()
     assert number(source) == 1
     assert events(tools)[-2:] == ["GenerationFailed", "RolledBack"]
+    for told in tools.ledger.events()[-2:]:
+        assert told["message"].endswith("generation 3 did not become ready: server/embed: it ended")
 
 
 def test_one_that_fails_stays_where_none_was_ever_ready(source: Source, path: Path) -> None:

@@ -1,7 +1,11 @@
-"""A pure model of the machine: what each action does to it, without any machine.
+"""A pure model of the machine and of the controller's loop: what each action does, effect by effect, without a machine.
 
-It is the world that the planner's properties are checked against. `Machine` holds what exists; `world()` is how the
-kinds would observe it; `do()` carries an action out the way the kinds' `apply` promises to.
+It is the world that the planner's properties are checked against. `Machine` holds what really exists (processes,
+files, routes in force) and what the ledger says of it; `world()` is how the kinds would observe it; `effects()` is
+what the kinds' `apply` promises to do, one durable effect at a time, so that a fault, a cancellation or a crash can
+come between any two. `Keeper` is the controller: its turns, its work, and what a new one does after a crash.
+
+`wrongs` collects every moment at which an action did what the house forbids.
 """
 
 from __future__ import annotations
@@ -9,25 +13,48 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler.core import planner
+from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.ids import Ref, canonical, digest_of
-from reconciler.core.plan import Action, Change, Plan
-from reconciler.core.state import Declared, Found, HostFacts, Observation, Owned, Trouble, World
+from reconciler.core.plan import Action, Change, Op, Phase, Plan
+from reconciler.core.retry import READY_FORGIVES, next_try
+from reconciler.core.state import (
+    Absent,
+    Declared,
+    Found,
+    HostFacts,
+    Observation,
+    Owned,
+    Trouble,
+    Unknown,
+    World,
+)
 from reconciler.kinds.engine.rules import EngineState
-from reconciler.kinds.gateway.rules import GatewayState, Process, content
+from reconciler.kinds.engine.spec import EngineSpec
+from reconciler.kinds.gateway.rules import GatewayState, Process, Target, content
+from reconciler.kinds.gateway.spec import GatewaySpec
 from reconciler.kinds.model.rules import ModelState
 from reconciler.kinds.registry import KINDS
-from reconciler.kinds.server.rules import Instance, ServerState
+from reconciler.kinds.server.rules import DRAIN_MOST, ROOM, Instance, ServerState
 from reconciler.manifest.parse import check
 from reconciler.manifest.resolve import resolve
+from reconciler.supervise.machine import SILENCES, Facts, phase
 from reconciler.supervise.machine import Phase as Life
 
 RULES = {name: kind.rules for name, kind in KINDS.items()}
 GATEWAY = Ref("gateway", "main")
+SIZE = 1000  # bytes of every model's file
+WAITING = {"", "fetching", "installing", "loading", "stopping"}  # where an action can be cancelled: as it awaits
+
+Desired = Mapping[Ref, Declared]
+
+
+class Cancelled(Exception):
+    """What an action is cancelled with."""
 
 
 @functools.cache
@@ -36,130 +63,369 @@ def desired_from(text: str) -> dict[Ref, Declared]:
 
 
 @dataclass
+class Row:
+    """What the ledger knows of one process: `known` once its identity was recorded after the spawn."""
+
+    nonce: str
+    ref: Ref
+    digest: str
+    host: str
+    port: int
+    inputs: dict[str, str]
+    known: bool = False
+    ready: float | None = None
+    retiring: float | None = None
+
+
+@dataclass(frozen=True)
+class Routes:
+    """The content of routes.json: model → nonce and port, or a reason."""
+
+    digest: str = ""
+    targets: Mapping[str, Target] = field(default_factory=dict)
+
+    @property
+    def nonces(self) -> frozenset[str]:
+        return frozenset(t.nonce for t in self.targets.values() if t.nonce)
+
+
+@dataclass
 class Machine:
-    engines: set[str] = field(default_factory=set)  # names that are installed
+    # what is really there
+    alive: set[str] = field(default_factory=set)  # nonces of processes
+    hung: set[str] = field(default_factory=set)
+    ever_hung: set[str] = field(default_factory=set)
+    installed: set[str] = field(default_factory=set)  # folders of engines
+    missing: set[str] = field(default_factory=set)  # foreign programs that are not there now
     blobs: dict[str, str] = field(default_factory=dict)  # spec digest of a model → token of its file
-    damaged: set[str] = field(default_factory=set)
-    servers: dict[Ref, list[Instance]] = field(default_factory=dict)
-    gateways: list[Process] = field(default_factory=list)
-    routes: str = ""
-    routed: frozenset[str] = frozenset()
-    inflight: dict[str, int] = field(default_factory=dict)
+    bad: set[str] = field(default_factory=set)  # tokens of files whose bytes are not what they should be
+    loaded: dict[str, Routes] = field(default_factory=dict)  # gateway nonce → the routes it serves by
+    written: Routes | None = None  # routes.json
+    inflight: dict[str, int] = field(default_factory=dict)  # as the answering gateway counts
+    quiet: bool = False  # the gateway serves, but does not answer questions for the moment
+    held: set[int] = field(default_factory=set)  # ports that strangers have
+    secretless: bool = False  # the references of client keys lead nowhere
+    blind: dict[Ref, str] = field(default_factory=dict)  # what cannot be observed for the moment
+    host: HostFacts = field(default_factory=HostFacts)
+    now: float = 1000.0
+    serial: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    # what the ledger says
+    rows: dict[str, Row] = field(default_factory=dict)
     owned: dict[Ref, Owned] = field(default_factory=dict)
     troubles: dict[Ref, Trouble] = field(default_factory=dict)
-    host: HostFacts = field(default_factory=HostFacts)
-    serial: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    overlaps: list[str] = field(default_factory=list)  # moments at which a routed instance was stopped
+    pins: set[str] = field(default_factory=set)  # spec digests of models that were fetched once
+    proved: dict[str, str] = field(default_factory=dict)  # spec digest of a model → token when it was verified
+    # what the checks remember
+    announced: set[str] = field(default_factory=set)  # nonces retired by a plan that named the downtime
+    hopeless: dict[Ref, str] = field(default_factory=dict)  # the spec that failed for good, until somebody asks anew
+    wrongs: list[str] = field(default_factory=list)
 
-    def world(self, desired: dict[Ref, Declared], purge: bool = False) -> World:
-        observed: dict[Ref, Observation] = {}
-        for ref in {*desired, *self.owned, *(r for r, group in self.servers.items() if group)}:
-            if (seen := self._observe(ref, desired)) is not None:
-                observed[ref] = Found(seen)
-        return World(desired, observed, dict(self.owned), dict(self.troubles), self.host, 1000.0, purge)
+    # -- how it looks ------------------------------------------------------------------------------------------
 
-    def _observe(self, ref: Ref, desired: dict[Ref, Declared]) -> object | None:
+    @property
+    def servers(self) -> dict[Ref, list[Instance]]:
+        out: dict[Ref, list[Instance]] = {}
+        for row in self.rows.values():
+            if row.ref != GATEWAY:
+                times = (row.ready, row.retiring, row.nonce in self.hung)
+                seen = Instance(row.nonce, row.digest, self._life(row), row.host, row.port, row.inputs, *times)
+                out.setdefault(row.ref, []).append(seen)
+        return out
+
+    @property
+    def gateways(self) -> list[Process]:
+        return [
+            Process(r.nonce, r.digest, self._life(r), r.host, r.port) for r in self.rows.values() if r.ref == GATEWAY
+        ]
+
+    @property
+    def answering(self) -> str:
+        """The nonce of the gateway that has the control socket; empty where none answers."""
+        found = [g.nonce for g in self.gateways if g.nonce in self.loaded and g.nonce not in self.hung]
+        return found[-1] if found and not self.quiet else ""
+
+    def serving(self, spec: GatewaySpec, well: set[str]) -> set[str]:
+        """The models that clients get answers from, where the gateway is wanted to be, if the processes `well` are."""
+        out: set[str] = set()
+        for process in self.gateways:
+            if process.listening == spec.listening and process.nonce in well:
+                routes = self.loaded.get(process.nonce, Routes())
+                out |= {m for m, t in routes.targets.items() if t.nonce in well}
+        return out
+
+    def _life(self, row: Row) -> Life:
+        silences = SILENCES if row.nonce in self.hung and row.ready is not None else 0
+        living = row.known and row.nonce in self.alive
+        return phase(Facts(living, row.ready is not None, row.retiring is not None, silences))
+
+    def world(self, desired: Desired, purge: bool = False) -> World:
+        refs = {*desired, *self.owned, *(row.ref for row in self.rows.values())}
+        observed = {ref: self._observe(ref, desired) for ref in sorted(refs)}
+        return World(desired, observed, dict(self.owned), dict(self.troubles), self.host, self.now, purge)
+
+    def _observe(self, ref: Ref, desired: Desired) -> Observation:
+        if ref in self.blind:
+            return Unknown(self.blind[ref])
         match ref.kind:
             case "engine":
-                return EngineState((ref.name,), ref.name) if ref.name in self.engines else None
+                spec: EngineSpec = desired[ref].spec if ref in desired else EngineSpec(**self.owned[ref].spec)
+                if spec.path:
+                    there, ours = spec.path not in self.missing, False
+                else:
+                    there, ours = spec.folder in self.installed, True
+                return Found(EngineState((spec.path or spec.folder,), ref.name, ours)) if there else Absent()
             case "model":
-                digest = desired[ref].digest if ref in desired else self.owned[ref].digest
-                token = self.blobs.get(digest)
-                suspect = "its file changed since it was verified" if digest in self.damaged else ""
-                return ModelState(digest, 1000, present=token is not None, suspect=suspect, token=token or "")
+                return Found(self._model(desired[ref].digest if ref in desired else self.owned[ref].digest))
             case "server":
-                return ServerState(tuple(self.servers.get(ref, ())))
-        return GatewayState(tuple(self.gateways), self.routes if self.gateways else "", self.routed, self.inflight)
+                group = self.servers.get(ref)
+                return Found(ServerState(tuple(group))) if group else Absent()
+        return Found(self._gateway(desired.get(ref)))
 
-    def plan(self, desired: dict[Ref, Declared], purge: bool = False) -> Plan:
+    def _model(self, digest: str) -> ModelState:
+        if digest not in self.pins:
+            return ModelState(size=SIZE)
+        seen, proved = self.blobs.get(digest), self.proved.get(digest)
+        if seen is None:
+            return ModelState(digest, SIZE, lost="its file is gone from the store" if proved else "")
+        if seen != proved:
+            return ModelState(digest, SIZE, present=True, suspect="its file changed since it was verified")
+        return ModelState(digest, SIZE, present=True, token=seen)
+
+    def _gateway(self, declared: Declared | None) -> GatewayState:
+        processes = tuple(self.gateways)
+        everything = frozenset(self.rows)
+        routes = self.loaded[self.answering] if self.answering else None
+        if routes is None:
+            routed = everything if any(p.life is not Life.GONE for p in processes) else frozenset()
+        else:
+            routed = routes.nonces if routes == self.written else everything
+        keys, problem = self._keys(declared.spec) if declared else ((), "")
+        counts = self.inflight if self.answering else {}
+        return GatewayState(processes, routes.digest if routes else "", routed, dict(counts), keys, problem)
+
+    def _keys(self, spec: GatewaySpec) -> tuple[tuple[tuple[str, str], ...], str]:
+        if self.secretless and spec.api_keys:
+            return (), "a secret is missing"
+        return tuple((name, f"sha256 of {reference}") for name, reference in spec.api_keys), ""
+
+    def plan(self, desired: Desired, purge: bool = False) -> Plan:
         return planner.plan(self.world(desired, purge), RULES)
 
-    def do(self, change: Change, action: Action, desired: dict[Ref, Declared]) -> None:
+    # -- what an action does -----------------------------------------------------------------------------------
+
+    def do(self, change: Change, action: Action, desired: Desired) -> None:
+        """The whole action at once."""
+        for _ in self.effects(change, action, desired):
+            pass
+
+    def effects(self, change: Change, action: Action, desired: Desired) -> Generator[str]:
+        """One effect, one yield with what was done or is awaited now. A generator that is closed is a crash."""
         ref, declared = change.ref, desired.get(change.ref)
+        nonce = str(action.args.get("nonce", ""))
+        if nonce and nonce not in self.rows:
+            nonce = ""  # it has gone meanwhile
         match (ref.kind, action.verb):
-            case ("engine", "install" | "adopt"):
-                self.engines.add(ref.name)
+            case ("engine", "install"):
+                assert declared
+                yield "installing"
+                self.installed.add(declared.spec.folder)
+                yield "installed"
+            case ("engine", "adopt"):
+                assert declared
+                if declared.spec.path in self.missing:
+                    raise Fault("ENGINE_NOT_FOUND", "it is not there", kind=FaultClass.NEEDS_HUMAN)
             case ("model", "fetch"):
                 assert declared
+                yield "fetching"
+                self.pins.add(declared.digest)
+                yield "pinned"
                 self.blobs[declared.digest] = f"token{next(self.serial)}"
+                yield "stored"
+                if declared.digest not in self.blobs:
+                    raise Fault("INTERNAL_ERROR", "the file has gone before it could be noted")
+                self.proved[declared.digest] = self.blobs[declared.digest]
+                yield "noted"
             case ("model", "verify"):
                 assert declared
-                if declared.digest in self.damaged:
-                    self.damaged.discard(declared.digest)
+                yield "fetching"
+                seen = self.blobs.get(declared.digest)
+                if seen in self.bad:
                     del self.blobs[declared.digest]
+                elif seen is not None:
+                    self.proved[declared.digest] = seen
+                yield "proved"
             case ("server", "start"):
-                assert declared
-                token = self.blobs[self._model_digest(declared, desired)]
-                number = next(self.serial)
-                started = Instance(
-                    f"n{number}", declared.digest, Life.READY, "127.0.0.1", number, {"model": token}, float(number)
-                )
-                self.servers.setdefault(ref, []).append(started)
-            case ("server", "await"):
-                self.servers[ref] = [replace(i, life=Life.READY, ready=1.0) for i in self.servers[ref]]
+                yield from self._start_server(ref, desired)
+            case ("server" | "gateway", "await"):
+                yield from self._become_ready(nonce)
             case ("server", "retire"):
-                nonce = str(action.args["nonce"])
-                group = self.servers[ref]
-                self.servers[ref] = [
-                    replace(i, retiring=1000.0, life=Life.RETIRING) if i.nonce == nonce else i for i in group
-                ]
-            case ("server", "stop"):
-                nonce = str(action.args["nonce"])
-                if nonce in self.routed and self.gateways and self._healthy(nonce):
-                    self.overlaps.append(nonce)
-                self.servers[ref] = [i for i in self.servers[ref] if i.nonce != nonce]
+                if nonce:
+                    self.rows[nonce].retiring = self.rows[nonce].retiring or self.now
+            case ("server" | "gateway", "stop"):
+                if nonce:
+                    yield from self._stop(nonce, change)
             case ("gateway", "start"):
                 assert declared
-                number = next(self.serial)
-                self.gateways.append(Process(f"g{number}", declared.spec.listening, Life.READY))
-                self._route(declared, action)
+                yield from self._start_gateway(declared.spec, action)
             case ("gateway", "route"):
                 assert declared
-                self._route(declared, action)
-            case ("gateway", "stop"):
-                self.gateways = [g for g in self.gateways if g.nonce != action.args["nonce"]]
-            case (_, "purge"):
-                self.engines.discard(ref.name)
+                yield from self._route(declared.spec, action)
+            case ("engine", "purge"):
+                self.installed.discard(EngineSpec(**self.owned[ref].spec).folder)
+                yield "removed"
+            case ("model", "purge"):
                 self.blobs.pop(self.owned[ref].digest, None)
+                yield "removed"
+            case ("gateway", "release"):
+                self.written = None
+                yield "unwritten"
         if declared is None:
             if action.verb in ("release", "purge"):
                 self.owned.pop(ref, None)
-        elif action.verb not in ("stop", "retire") and not (ref == GATEWAY and action.verb == "start"):
+        elif action.verb not in ("stop", "retire") and not (ref == GATEWAY and action.verb in ("start", "await")):
             self.owned[ref] = Owned(ref, declared.digest, json.loads(canonical(declared.spec)))
 
-    def _healthy(self, nonce: str) -> bool:
-        return any(i.nonce == nonce and not i.silent for group in self.servers.values() for i in group)
+    def _start_server(self, ref: Ref, desired: Desired) -> Generator[str]:
+        declared = desired[ref]
+        model = desired[Ref("model", declared.spec.model)]
+        state = self._model(model.digest)
+        engine = self._observe(Ref("engine", declared.spec.engine), desired)
+        if not state.usable or not isinstance(engine, Found):
+            raise Fault("NOT_READY", "its engine or its model has just gone away")
+        number = next(self.serial)
+        row = Row(f"n{number}", ref, declared.digest, "127.0.0.1", number, {"model": state.token})
+        yield from self._spawn(row)
 
-    def _model_digest(self, declared: Declared, desired: dict[Ref, Declared]) -> str:
-        return desired[Ref("model", declared.spec.model)].digest
+    def _start_gateway(self, spec: GatewaySpec, action: Action) -> Generator[str]:
+        if spec.port in self.held or any(g.port == spec.port and g.nonce in self.alive for g in self.gateways):
+            raise Fault("PORT_IN_USE", f"port {spec.port} is held", kind=FaultClass.NEEDS_HUMAN)
+        self._write_routes(spec, action)
+        yield "written"
+        row = Row(f"g{next(self.serial)}", GATEWAY, spec.listening, spec.host, spec.port, {})
+        yield from self._spawn(row)
 
-    def _route(self, declared: Declared, action: Action) -> None:
+    def _spawn(self, row: Row) -> Generator[str]:
+        self.rows[row.nonce] = row
+        yield "intended"
+        self.alive.add(row.nonce)
+        yield "spawned"
+        row.known = True
+        yield from self._become_ready(row.nonce)
+
+    def _become_ready(self, nonce: str) -> Generator[str]:
+        try:
+            yield "loading"
+            if nonce not in self.alive:
+                raise Fault("PROCESS_EXITED", "the process is gone")
+            if self.rows[nonce].ref == GATEWAY:
+                if self.written is None:
+                    raise Fault("PROCESS_EXITED", "it has no routes")
+                self.loaded.setdefault(nonce, self.written)
+        except (Fault, Cancelled):
+            self.end(nonce)
+            self.rows.pop(nonce, None)
+            raise
+        self.rows[nonce].ready = self.now
+        yield "ready"
+
+    def _stop(self, nonce: str, change: Change) -> Generator[str]:
+        row = self.rows[nonce]
+        row.retiring = row.retiring or self.now
+        late = self.now - row.retiring > DRAIN_MOST
+        if self.inflight.get(nonce) and not late and nonce not in self.hung and self.answering:
+            self.wrongs.append(f"{change.ref} is stopped while {self.inflight[nonce]} requests run on it")
+        yield "stopping"
+        self.end(nonce)
+        yield "stopped"
+        self.rows.pop(nonce, None)
+
+    def _write_routes(self, spec: GatewaySpec, action: Action) -> None:
+        keys, problem = self._keys(spec)
+        if problem:
+            raise Fault("SECRET_MISSING", problem, kind=FaultClass.NEEDS_HUMAN)
         aim = action.args["targets"]
-        self.routes = digest_of(content(declared.spec, aim, ()))
-        self.routed = frozenset(t.nonce for t in aim.values() if t.nonce)
+        self.written = Routes(digest_of(content(spec, aim, keys)), aim)
+
+    def _route(self, spec: GatewaySpec, action: Action) -> Generator[str]:
+        self._write_routes(spec, action)
+        assert self.written is not None
+        yield "written"
+        if not self.answering:
+            raise Fault("ROUTES_REFUSED", "the gateway does not answer")
+        self.loaded[self.answering] = self.written
+        yield "reloaded"
 
     # -- what the world does by itself -------------------------------------------------------------------------
 
+    def end(self, nonce: str) -> None:
+        """The process is gone, whoever did it."""
+        if self.answering == nonce:
+            self.inflight = {}
+        self.alive.discard(nonce)
+        self.hung.discard(nonce)
+        self.loaded.pop(nonce, None)
+        self.inflight.pop(nonce, None)
+
     def kill(self, ref: Ref) -> None:
-        self.servers.pop(ref, None)
+        for row in list(self.rows.values()):
+            if row.ref == ref:
+                self.end(row.nonce)
 
     def hang(self, ref: Ref) -> None:
-        self.servers[ref] = [replace(i, life=Life.UNRESPONSIVE, silent=True) for i in self.servers.get(ref, [])]
+        self.hung |= {row.nonce for row in self.rows.values() if row.ref == ref and row.nonce in self.alive}
+        self.ever_hung |= self.hung
 
     def damage(self, digest: str) -> None:
+        """The bytes change under us, and it shows."""
+        self.touch(digest)
         if digest in self.blobs:
-            self.damaged.add(digest)
+            self.bad.add(self.blobs[digest])
 
-    def converge(self, desired: dict[Ref, Declared], limit: int = 60) -> list[Plan]:
+    def touch(self, digest: str) -> None:
+        """The file changes outside, but not its bytes."""
+        if digest in self.blobs and self.blobs[digest] not in self.bad:
+            self.blobs[digest] = f"token{next(self.serial)}"
+
+    def bring_anew(self, digest: str) -> None:
+        """The file was fetched again: good, but another one."""
+        self.touch(digest)
+        self.proved[digest] = self.blobs[digest]
+
+    def settle(self, row: Row, digest: str = "", kind: FaultClass = FaultClass.TRANSIENT) -> None:
+        """Bring one row and its process together, as the controller does with each process that ended."""
+        if row.nonce in self.alive:
+            row.known = True
+            return
+        if row.known and row.retiring is None:
+            self.note_trouble(row.ref, digest or row.digest, Fault("PROCESS_EXITED", "it ended", kind=kind), row.ready)
+        del self.rows[row.nonce]
+
+    def note_trouble(self, ref: Ref, digest: str, fault: Fault, ready: float | None = None) -> None:
+        earlier = self.troubles.get(ref)
+        forgiven = ready is not None and self.now - ready >= READY_FORGIVES
+        count = earlier.count + 1 if earlier and earlier.digest == digest and not forgiven else 1
+        if fault.kind is FaultClass.PERMANENT:
+            self.hopeless[ref] = digest
+        else:
+            self.hopeless.pop(ref, None)
+        self.troubles[ref] = Trouble(digest, count, self.now, fault.code, fault.message, fault.hint, fault.kind)
+
+    # -- to the end --------------------------------------------------------------------------------------------
+
+    def converge(self, desired: Desired, limit: int = 60) -> list[Plan]:
         """Plan and act until nothing is left to do; every plan on the way."""
         plans = []
         for _ in range(limit):
+            for row in list(self.rows.values()):
+                self.settle(row)
             plan = self.plan(desired)
             plans.append(plan)
             if plan.empty:
                 return plans
             steps = planner.runnable(plan, self.world(desired))
-            assert steps, f"stuck: {plan}"
+            assert steps or any(c.ref in self.troubles for c in plan.changes), f"stuck: {plan}"
+            if not steps:
+                self.now += 130.0
             for change, action in steps:
                 self.do(change, action, desired)
         raise AssertionError(f"not converged after {limit} turns: {plans[-1]}")
@@ -172,12 +438,200 @@ class Machine:
 
     def shape(self, desired: Iterable[Ref]) -> object:
         """What exists and is ours, without the names that a second build would choose differently."""
+        wanted = set(desired)
+        servers = {str(r): [(i.digest, i.life) for i in group] for r, group in sorted(self.servers.items())}
+        routes = self.loaded.get(self.answering, Routes())
         return {
             "owned": {str(ref): owned.digest for ref, owned in sorted(self.owned.items())},
-            "servers": {
-                str(r): [(i.digest, i.life) for i in group] for r, group in sorted(self.servers.items()) if group
-            },
+            "servers": servers,
             "gateways": [(g.listening, g.life) for g in self.gateways],
-            "routed": sorted(str(ref) for ref, group in self.servers.items() for i in group if i.nonce in self.routed),
+            "routed": {m: str(self.rows[t.nonce].ref) for m, t in routes.targets.items()},
+            "routes on disk are in force": self.written == self.loaded.get(self.answering),
             "tokens": all(i.inputs["model"] in self.blobs.values() for group in self.servers.values() for i in group),
+            "files": sorted(
+                o.digest for ref, o in self.owned.items() if ref in wanted and self._model(o.digest).usable
+            ),
+            "alive": len(self.alive),
         }
+
+
+@dataclass
+class Work:
+    """An action being carried out; `cancelled` is delivered where it awaits something."""
+
+    change: Change
+    action: Action
+    attempt: str
+    wanted: Desired  # when it began
+    running: Generator[str]
+    stage: str = ""
+    cancelled: bool = False
+
+
+class Keeper:
+    """The controller of a machine: everything in it is lost with it."""
+
+    def __init__(self, machine: Machine, desired: Desired) -> None:
+        self.machine, self.wanted = machine, desired
+        self.mode = "run"  # run | down | purge
+        self.work: dict[Ref, Work] = {}
+        self.ended: set[Ref] = set()
+        self.plan = Plan()
+        for row in list(machine.rows.values()):
+            machine.settle(row)
+
+    @property
+    def desired(self) -> Desired:
+        if self.mode == "purge":
+            return {}
+        if self.mode == "down":
+            return {ref: d for ref, d in self.wanted.items() if ref.kind in ("engine", "model")}
+        return self.wanted
+
+    @property
+    def finished(self) -> bool:
+        """Whether taking down is complete."""
+        left = [ref for ref in self.machine.owned if self.mode == "purge" or ref.kind in ("server", "gateway")]
+        return self.mode != "run" and not (self.work or left or self.machine.rows)
+
+    def apply(self) -> None:
+        """What a person asks for with `reconcile apply`: what has failed is tried again at once."""
+        self.machine.troubles.clear()
+        self.machine.hopeless.clear()
+
+    def turn(self, meanwhile: Callable[[], None] = lambda: None) -> Plan:
+        """Look, plan, begin. `meanwhile` is what happens during the look, which the plan knows nothing of."""
+        machine, desired = self.machine, self.desired
+        for ref, work in list(self.work.items()):
+            wanted = desired.get(ref)
+            if work.action.phase <= Phase.ROUTE and (wanted is None or wanted.attempt != work.attempt):
+                self.cancel(ref)
+        self.ended.clear()
+        world = machine.world(desired, self.mode == "purge")
+        plan = planner.plan(world, RULES)
+        meanwhile()
+        for row in list(machine.rows.values()):
+            if row.ref not in self.work and not (row.known and row.nonce in machine.alive):
+                machine.settle(row)
+        self.plan = plan
+        for change, action in planner.runnable(plan, world):
+            if change.ref not in self.work and change.ref not in self.ended and self._allowed(change, action):
+                self._begin(change, action, world)
+        self._forgive(world)
+        return plan
+
+    def _allowed(self, change: Change, action: Action) -> bool:
+        if self.mode == "run":
+            return True
+        return change.op is Op.DELETE and (self.mode == "purge" or change.ref.kind in ("server", "gateway"))
+
+    def _begin(self, change: Change, action: Action, world: World) -> None:
+        desired = world.desired
+        attempt = desired[change.ref].attempt if change.ref in desired else ""
+        machine, nonce = self.machine, action.args.get("nonce")
+        if nonce in machine.rows and machine.rows[nonce].ref != change.ref:
+            machine.wrongs.append(f"{change.ref} does {action.verb} to what is not its own")
+        if attempt and machine.hopeless.get(change.ref) == attempt:
+            machine.wrongs.append(f"{change.ref} is tried again, though only a changed spec can mend it")
+        beside = change.ref.kind == "server" and action.verb == "start" and world.found(change.ref)
+        if beside and beside.living and 0 < world.host.memory_available < SIZE * ROOM:
+            machine.wrongs.append(f"{change.ref} is started beside another one, and memory holds only one")
+        if action.verb == "retire" and change.price.downtime:
+            machine.announced.add(str(nonce))
+        running = machine.effects(change, action, desired)
+        self.work[change.ref] = Work(change, action, attempt, desired, running)
+        if action.verb == "retire":  # one write, done before anything else can happen
+            self.finish(change.ref)
+
+    def _forgive(self, world: World) -> None:
+        for ref, trouble in world.troubles.items():
+            row = next((r for r in self.machine.rows.values() if r.ref == ref), None)
+            if row is not None:
+                well = row.ready is not None and self.plan.change(ref) is None
+                if well and self.machine.now - max(row.ready or 0.0, trouble.at) >= READY_FORGIVES:
+                    self.machine.troubles.pop(ref, None)
+                    self.machine.hopeless.pop(ref, None)
+            elif ref not in world.desired and ref not in world.owned:
+                self.machine.troubles.pop(ref, None)
+                self.machine.hopeless.pop(ref, None)
+
+    def notice(self, row: Row, kind: FaultClass) -> None:
+        """The task that watches a process saw it end."""
+        declared = self.desired.get(row.ref)
+        self.machine.settle(row, declared.attempt if declared else "", kind)
+
+    # -- work ----------------------------------------------------------------------------------------------------
+
+    def step(self, ref: Ref) -> None:
+        """The next effect of the work on `ref`."""
+        work = self.work[ref]
+        if work.cancelled and work.stage in WAITING:
+            self.throw(ref, Cancelled())
+        else:
+            self._advance(ref, lambda: next(work.running))
+
+    def finish(self, ref: Ref) -> None:
+        while ref in self.work:
+            self.step(ref)
+
+    def cancel(self, ref: Ref) -> None:
+        """Ask the work to end; it does where it waits for something."""
+        self.work[ref].cancelled = True
+        if self.work[ref].stage in WAITING:
+            self.step(ref)
+
+    def throw(self, ref: Ref, error: Exception) -> None:
+        """What it is doing fails now."""
+        self._advance(ref, lambda: self.work[ref].running.throw(error))
+
+    def _advance(self, ref: Ref, go: Callable[[], str]) -> None:
+        machine, work = self.machine, self.work[ref]
+        # One that hung may be replaced, though it goes on meanwhile; and one may hang before it is routed to.
+        before = self._served(machine.alive - machine.ever_hung - machine.announced)
+        try:
+            work.stage = go()
+        except (StopIteration, Cancelled):
+            self._end(ref)
+            if ref.kind not in ("server", "gateway") and not work.cancelled:
+                machine.troubles.pop(ref, None)
+                machine.hopeless.pop(ref, None)
+        except Fault as fault:
+            self._end(ref)
+            machine.note_trouble(ref, work.attempt, fault)
+        for model in before - self._served(machine.alive):
+            told = {c.ref for c in (*self.plan.changes, work.change) if c.price.downtime}
+            server = Ref("server", model)
+            if server in self.desired and server in work.wanted and not told & {server, GATEWAY}:
+                machine.wrongs.append(f"{model} stops serving by {work.action.verb} of {ref}, and no plan had said so")
+
+    def _served(self, well: set[str]) -> set[str]:
+        gateway = self.desired.get(GATEWAY)
+        return self.machine.serving(gateway.spec, well) if gateway else set()
+
+    def _end(self, ref: Ref) -> None:
+        del self.work[ref]
+        self.ended.add(ref)
+
+    def next_due(self) -> float:
+        """The time of the next try of what failed; now where none is waiting."""
+        dues = [next_try(r, t) for r, t in self.machine.troubles.items() if t.kind is not FaultClass.PERMANENT]
+        return min((d for d in dues if d > self.machine.now), default=self.machine.now)
+
+    def crash(self) -> Keeper:
+        """Killed between two effects; its successor recovers."""
+        for work in self.work.values():
+            work.running.close()
+        return Keeper(self.machine, self.wanted)
+
+
+def turn_and_finish(keeper: Keeper) -> bool:
+    """One turn, its work to the end, and the time until the next try; True once there is nothing to do."""
+    idle = not keeper.work
+    plan = keeper.turn()
+    for ref in list(keeper.work):
+        keeper.finish(ref)
+    assert not keeper.machine.wrongs, keeper.machine.wrongs
+    if idle and (plan.empty or keeper.finished):
+        return True
+    keeper.machine.now = max(keeper.machine.now + 1.0, keeper.next_due())
+    return False

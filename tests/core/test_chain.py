@@ -34,6 +34,7 @@ def test_a_chain_begins_with_the_manifest_and_ends_with_the_last_that_happened()
         event(2.0, "manifest", "Accepted", "generation 2"),
         event(5.5, "model/chat", "Fetch", "fetch it"),
         event(7.0, "server/chat", "Failed", "PROCESS_EXITED: it ended"),
+        event(7.5, "server/chat", "Failed", "PROCESS_EXITED: it ended again"),
         event(8.0, "server/other", "Failed", "no matter"),
         event(9.0, "manifest", "Rejected", "stack.yaml:1:1"),
     ]
@@ -42,7 +43,7 @@ def test_a_chain_begins_with_the_manifest_and_ends_with_the_last_that_happened()
         "3 model/chat fetch, because not here yet: done after 2.5 s",
         "6 server/chat start, because its settings changed (models.chat.context: 2048 → 4096; a.b: x → y): "
         "PROCESS_EXITED after 1.2 s",
-        "7 server/chat Failed: PROCESS_EXITED: it ended",
+        "7.5 server/chat Failed: PROCESS_EXITED: it ended again",
         "9 manifest Rejected: stack.yaml:1:1",
     ]
 
@@ -78,9 +79,11 @@ def test_without_a_manifest_in_the_log_all_that_is_known_is_told() -> None:
 
 def test_an_event_that_the_journal_tells_is_not_told_twice() -> None:
     operations = [op("model/chat", "fetch", 1.0, 2.0, reason="x")]
-    told = [event(2.0, "model/chat", "Fetch"), event(1.5, "model/chat", "Failed"), event(3.0, "model/chat", "Fetch")]
-    assert [text[:22] for text in texts("model/chat", [], operations, told)] == [
+    told = [event(2.0, "model/chat", "Fetch"), event(1.5, "model/chat", "Failed")]
+    told += [event(3.0, "model/chat", "Fetch"), event(3.5, "model/chat", "Failed"), event(1.5, "server/chat", "Failed")]
+    assert [text[:22] for text in texts("model/chat", ["server/chat"], operations, told)] == [
         "1 model/chat fetch, be",
-        "1.5 model/chat Failed:",
+        "1.5 server/chat Failed",
         "3 model/chat Fetch: m",
+        "3.5 model/chat Failed:",
     ]

@@ -14,12 +14,11 @@ from syrupy.assertion import SnapshotAssertion
 
 from reconciler.cli.render import plan_lines
 from reconciler.core import planner
-from reconciler.core.diagnostics import Exit, FaultClass, Refused, Where
+from reconciler.core.diagnostics import Exit, Fault, FaultClass, Refused, Where
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Change, Op, Plan, summary
 from reconciler.core.state import Declared, Denial, Drift, HostFacts, Restored, Trouble, Unknown, World
-from reconciler.supervise.machine import Phase as Life
-from tests.core.simulation import GATEWAY, RULES, Machine, desired_from
+from tests.core.simulation import GATEWAY, RULES, Keeper, Machine, desired_from, turn_and_finish
 
 ONE = """\
 version: 1
@@ -101,7 +100,7 @@ def test_a_damaged_file_is_proved_again_first(running: Machine, snapshot: Snapsh
 
 def test_a_file_brought_anew_restarts_its_server(running: Machine, snapshot: SnapshotAssertion) -> None:
     desired = desired_from(ONE)
-    running.blobs[desired[Ref("model", "chat")].digest] = "another token"
+    running.bring_anew(desired[Ref("model", "chat")].digest)
     assert printed(running, ONE) == snapshot
 
 
@@ -220,7 +219,7 @@ def disturb(machine: Machine, what: str, name: str) -> None:
             for digest in list(machine.blobs):
                 machine.damage(digest)
         case "gateway":
-            machine.gateways.clear()
+            machine.kill(GATEWAY)
         case "forget":
             machine.owned.pop(Ref("server", name), None)
 
@@ -239,7 +238,7 @@ def test_whatever_happened_before_the_world_ends_as_one_built_from_nothing(histo
     fresh.converge(last)
     assert machine.shape(last) == fresh.shape(last)
     assert machine.plan(last).empty
-    assert not machine.overlaps, "an instance was stopped while clients were routed to it"
+    assert not machine.wrongs
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -292,7 +291,8 @@ def test_taking_down_leaves_nothing_owned(text: str) -> None:
 
 
 def test_an_unready_server_keeps_its_name_with_a_reason(running: Machine) -> None:
-    running.servers[CHAT] = [replace(i, life=Life.STARTING) for i in running.servers[CHAT]]
+    (row,) = [row for row in running.rows.values() if row.ref == CHAT]
+    row.ready = None
     change = running.plan(desired_from(ONE)).change(GATEWAY)
     assert change is not None
     target = change.actions[0].args["targets"]["chat"]
@@ -336,11 +336,11 @@ def test_drift_may_be_left_so(running: Machine, mode: Drift, warned: bool) -> No
 def test_drift_of_every_kind_may_be_left_so(running: Machine, ref: Ref) -> None:
     match ref.kind:
         case "engine":
-            running.engines.clear()
+            running.installed.clear()
         case "model":
             running.blobs.clear()
         case "gateway":
-            running.gateways.clear()
+            running.kill(GATEWAY)
     change = running.plan(desired_from(ONE)).change(ref)
     assert change is not None
     assert change.drift
@@ -471,7 +471,7 @@ def test_a_tug_of_war_ends_with_a_changed_spec(running: Machine) -> None:
 
 
 def test_a_tug_of_war_over_one_leaves_the_others_alone(running: Machine) -> None:
-    running.gateways.clear()
+    running.kill(GATEWAY)
     plan, world = contest(running, 800.0, 900.0, 950.0)
     assert GATEWAY in [change.ref for change, _ in planner.runnable(plan, world)]
 
@@ -549,3 +549,80 @@ def test_what_is_denied_outside_the_targets_does_not_refuse_them() -> None:
     assert plan.outside == 1
     with pytest.raises(Refused):
         planner.refuse_denied(planner.plan(world, RULES))
+
+
+# -- what generated histories have found -----------------------------------------------------------------------------
+
+
+def test_where_memory_is_short_the_next_one_is_not_started_beside_a_retired_one(running: Machine) -> None:
+    running.host = HostFacts(memory_total=2000, memory_available=100)
+    desired = desired_from(ONE.replace("2k", "8k"))
+    (old,) = running.servers[CHAT]
+    running.inflight = {old.nonce: 1}
+    retire = running.plan(desired).change(CHAT)
+    assert retire is not None
+    running.do(retire, retire.actions[0], desired)
+    routed = running.plan(desired).change(CHAT)
+    assert routed is not None
+    assert [(a.verb, a.hold) for a in routed.actions] == [("stop", "the gateway still routes to it"), ("start", "")]
+    assert routed.price.downtime
+    follow = running.plan(desired).change(GATEWAY)
+    assert follow is not None
+    running.do(follow, follow.actions[0], desired)
+    drained = running.plan(desired).change(CHAT)
+    assert drained is not None
+    assert [(a.verb, a.hold) for a in drained.actions] == [("stop", "1 requests are running on it"), ("start", "")]
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_a_gateway_on_the_same_port_leaves_it_first(running: Machine, owned: bool) -> None:
+    if not owned:
+        del running.owned[GATEWAY]
+    desired = desired_from(ONE + "gateway: {host: localhost}\n")
+    change = running.plan(desired).change(GATEWAY)
+    assert change is not None
+    assert [a.verb for a in change.actions] == ["stop", "start", "route"]
+    assert change.price.downtime
+    running.converge(desired)
+    assert [g.host for g in running.gateways] == ["localhost"]
+
+
+def test_a_hung_gateway_leaves_its_port_first(running: Machine) -> None:
+    running.hang(GATEWAY)
+    change = running.plan(desired_from(ONE)).change(GATEWAY)
+    assert change is not None
+    assert [a.verb for a in change.actions] == ["stop", "start", "route"]
+
+
+def test_routes_are_not_rewritten_on_a_server_that_cannot_be_observed(running: Machine) -> None:
+    running.blind[CHAT] = "the ledger is busy"
+    change = running.plan(desired_from(ONE)).change(GATEWAY)
+    assert change is not None
+    assert change.actions[0].hold == "server/chat cannot be observed"
+
+
+def test_what_has_failed_for_good_can_still_be_removed(running: Machine) -> None:
+    running.troubles[CHAT] = Trouble("its digest", 3, 999.0, "X", "no", "", FaultClass.PERMANENT)
+    desired = desired_from("version: 1\nmodels: {}\n")
+    running.converge(desired)
+    assert not running.alive - {g.nonce for g in running.gateways}
+
+
+def test_what_serves_on_does_not_forgive_what_cannot_be_started() -> None:
+    keeper = Keeper(Machine(), desired_from(ONE))
+    for _ in range(8):
+        turn_and_finish(keeper)
+    keeper.machine.now += 300.0
+    keeper.wanted = desired_from(ONE.replace("2k", "8k"))
+    keeper.turn()
+    keeper.throw(CHAT, Fault("INVALID_ARGUMENT", "no", kind=FaultClass.PERMANENT))
+    for _ in range(3):
+        turn_and_finish(keeper)
+    assert keeper.machine.troubles[CHAT].count == 1
+
+
+def test_no_server_is_stopped_while_the_gateway_cannot_be_observed(running: Machine) -> None:
+    running.blind[GATEWAY] = "it is busy"
+    change = running.plan(desired_from("version: 1\nmodels: {}\n")).change(CHAT)
+    assert change is not None
+    assert change.actions[0].hold == "the gateway cannot be observed"

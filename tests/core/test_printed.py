@@ -21,10 +21,9 @@ from reconciler.core.diagnostics import Where
 from reconciler.core.ids import Ref
 from reconciler.core.plan import SYMBOLS, Plan
 from reconciler.core.state import Absent, Declared, Denial, Drift, Found, HostFacts, Restored, Unknown, World
-from reconciler.kinds.gateway.rules import GatewayState, Process
+from reconciler.kinds.gateway.rules import GatewayState
 from reconciler.kinds.model.rules import ModelState
-from reconciler.supervise.machine import Phase as Life
-from tests.core.simulation import GATEWAY, RULES, Machine, desired_from
+from tests.core.simulation import GATEWAY, RULES, Machine, Row, desired_from
 
 ONE = 'version: 1\nmodels:\n  chat: {source: "file:chat.gguf", context: 2k}\n'
 TWO = ONE + '  embed: {source: "file:embed.gguf", task: embedding, aliases: [e]}\n'
@@ -58,8 +57,7 @@ def seeing(machine: Machine, text: str, **changes: Any) -> Plan:
 
 
 def an_engine_that_was_there_before_us() -> Plan:
-    machine = Machine(engines={"llama"})
-    return machine.plan(desired_from(LLAMA))
+    return Machine().plan(desired_from(LLAMA))
 
 
 def an_engine_that_lies_elsewhere_now() -> Plan:
@@ -67,11 +65,11 @@ def an_engine_that_lies_elsewhere_now() -> Plan:
 
 
 def an_engine_that_is_damaged() -> Plan:
-    return after(ONE, lambda m: m.engines.clear())
+    return after(ONE, lambda m: m.installed.clear())
 
 
 def another_version_of_an_engine() -> Plan:
-    return after(ONE + "engines: {embedded: {type: embedded, version: '1.0'}}\n", lambda m: m.engines.clear())
+    return after(ONE + "engines: {embedded: {type: embedded, version: '1.0'}}\n")
 
 
 def a_model_that_moves_to_another_engine() -> Plan:
@@ -87,8 +85,13 @@ def a_model_that_is_in_the_store_already() -> Plan:
 
 def a_model_whose_declaration_changed_and_whose_bytes_did_not() -> Plan:
     text = ONE.replace("context", f"sha256: {'a' * 64}, context")
-    digest = desired_from(text)[MODEL].digest
-    return after(text, lambda m: m.blobs.__setitem__(digest, "token1"))
+    before, digest = desired_from(ONE)[MODEL].digest, desired_from(text)[MODEL].digest
+
+    def same_bytes(machine: Machine) -> None:
+        machine.pins.add(digest)
+        machine.blobs[digest] = machine.proved[digest] = machine.blobs[before]
+
+    return after(text, same_bytes)
 
 
 def a_model_of_which_the_lock_says_otherwise() -> Plan:
@@ -122,11 +125,15 @@ def a_strange_file_in_the_place_of_a_model() -> Plan:
 # -- servers --------------------------------------------------------------------------------------------------------
 
 
-def a_server_that_is_loading() -> Plan:
-    def loading(machine: Machine) -> None:
-        machine.servers[SERVER] = [replace(i, life=Life.STARTING, ready=None) for i in machine.servers[SERVER]]
+def not_ready_yet(machine: Machine, ref: Ref) -> None:
+    for row in machine.rows.values():
+        if row.ref == ref:
+            row.ready = None
+            machine.loaded.pop(row.nonce, None)
 
-    return after(ONE, loading)
+
+def a_server_that_is_loading() -> Plan:
+    return after(ONE, lambda m: not_ready_yet(m, SERVER))
 
 
 def a_server_whose_successor_is_ready() -> Plan:
@@ -154,7 +161,9 @@ def settings_of_a_server() -> Plan:
 def a_server_of_an_old_spec_whose_model_cannot_be_seen() -> Plan:
     machine = built()
     del machine.owned[SERVER]
-    machine.servers[SERVER] = [replace(i, digest="of another spec") for i in machine.servers[SERVER]]
+    for row in machine.rows.values():
+        if row.ref == SERVER:
+            row.digest = "of another spec"
     return seeing(machine, ONE, observed={MODEL: Unknown("the store cannot be read")})
 
 
@@ -175,21 +184,18 @@ def another_source() -> Plan:
 
 
 def a_file_that_was_brought_anew() -> Plan:
-    return after(ONE, lambda m: m.blobs.__setitem__(desired_from(ONE)[MODEL].digest, "another token"))
+    return after(ONE, lambda m: m.bring_anew(desired_from(ONE)[MODEL].digest))
 
 
 # -- the gateway ----------------------------------------------------------------------------------------------------
 
 
 def a_gateway_that_is_starting() -> Plan:
-    def starting(machine: Machine) -> None:
-        machine.gateways = [replace(g, life=Life.STARTING) for g in machine.gateways]
-
-    return after(ONE, starting)
+    return after(ONE, lambda m: not_ready_yet(m, GATEWAY))
 
 
 def a_gateway_that_died() -> Plan:
-    return after(TWO, lambda m: m.gateways.clear(), before=TWO)
+    return after(TWO, lambda m: m.kill(GATEWAY), before=TWO)
 
 
 def a_gateway_whose_port_another_one_took() -> Plan:
@@ -205,7 +211,18 @@ def a_gateway_on_another_port() -> Plan:
 
 
 def a_gateway_that_has_moved() -> Plan:
-    return after(ONE, lambda m: m.gateways.insert(0, Process("old", "elsewhere", Life.READY)))
+    machine = built()
+    machine.rows["old"] = Row("old", GATEWAY, "elsewhere", "127.0.0.1", 1500, {}, known=True, ready=1.0)
+    machine.alive.add("old")
+    return machine.plan(desired_from(ONE))
+
+
+def a_gateway_on_another_address() -> Plan:
+    return after(ONE + "gateway: {host: localhost}\n")
+
+
+def a_gateway_that_nothing_wants() -> Plan:
+    return built().plan({ref: d for ref, d in desired_from(ONE).items() if ref != GATEWAY})
 
 
 def settings_of_the_gateway() -> Plan:
@@ -295,7 +312,8 @@ PLANS: tuple[Callable[[], Plan], ...] = (
     a_server_that_was_killed, a_server_that_hangs, a_server_that_the_ledger_forgot, another_source,
     a_file_that_was_brought_anew, a_gateway_that_is_starting, a_gateway_that_died,
     a_gateway_whose_port_another_one_took, a_gateway_whose_port_was_taken_before_us, a_gateway_on_another_port,
-    a_gateway_that_has_moved, settings_of_the_gateway, nothing, from_nothing, a_model_that_is_removed,
+    a_gateway_that_has_moved, a_gateway_on_another_address, a_gateway_that_nothing_wants,
+    settings_of_the_gateway, nothing, from_nothing, a_model_that_is_removed,
     everything_taken_down, everything_purged, everything_denied, drift_that_is_left_so, a_tug_of_war, only_a_target,
     what_it_takes_of_the_memory, no_room_for_a_second_one, what_cannot_be_seen,
 )  # fmt: skip
@@ -330,10 +348,12 @@ SOURCES = [*Path(planner.__file__).parents[1].glob("kinds/*/rules.py"), Path(pla
 
 
 def reasons(path: Path) -> Iterator[str]:
-    """Every text that a file can give a change as its reason: passed to Change, or assigned on its way there."""
+    """Every text that a file can give a change as its reason: passed to Change or replace, or assigned before."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Change":
             yield from _texts(node.args[2])
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "replace":
+            yield from (text for given in node.keywords if given.arg == "reason" for text in _texts(given.value))
         elif isinstance(node, ast.Assign):
             for target, value in _pairs(node.targets[0], node.value):
                 if getattr(target, "id", "") in ("reason", "gone"):
@@ -363,7 +383,7 @@ def _texts(node: ast.expr | None) -> Iterator[str]:
 
 def test_every_reason_is_seen() -> None:
     found = {text for path in SOURCES for text in reasons(path) if " " in text.strip()}  # conditions have words
-    assert {"its successor is ready", "no longer in the manifest", "its file is gone from the store"} <= found
+    assert {"its successor is ready", "it is being taken down", "its file is gone from the store"} <= found
     assert len(found) > 25, "the search finds what is there"
     text = "\n".join(printed(make()) for make in PLANS)
     assert [reason for reason in sorted(found) if reason not in text] == []

@@ -107,7 +107,7 @@ def test_drift_is_told_whether_it_is_corrected_or_left(running: Machine, desired
         left = told(running.world(desired), SERVER)
         assert (left["Drifted"].reason, left["Drifted"].message) == ("LeftSo", "its process is gone")
         assert left["Progressing"].reason == "Settled"
-        assert left["Ready"].status == "False"
+        assert (left["Ready"].status, left["Ready"].message) == ("False", "its process is gone; it is left so")
 
 
 def test_a_changed_spec_is_no_drift(running: Machine) -> None:
@@ -143,6 +143,15 @@ def test_a_failure_is_told_with_its_code_its_count_and_its_remedy(desired: dict[
     assert (found["Ready"].message, found["Progressing"].reason) == ("no room", "WaitsForChange")
 
 
+def test_what_cannot_be_started_is_told_while_the_earlier_one_serves(running: Machine) -> None:
+    changed = dict(desired_from(TEXT.replace('chat.gguf"', 'chat.gguf", context: 8k')))
+    running.troubles = trouble(changed, SERVER, FaultClass.TRANSIENT, 2)
+    found = told(running.world(changed), SERVER)
+    assert (found["Ready"].status, found["Ready"].reason) == ("True", "Outdated")
+    assert found["Ready"].message.endswith("; that failed: no room (failed 2×)")
+    assert found["Progressing"].message.endswith("; no room (failed 2×)")
+
+
 def test_what_is_waited_for_is_told(desired: dict[Ref, Declared]) -> None:
     found = told(Machine().world(desired), SERVER)["Ready"]
     assert (found.reason, found.message) == ("NotStarted", "waits for engine/embedded")
@@ -173,7 +182,7 @@ def test_nothing_to_do_is_settled_and_a_start_is_not(running: Machine, desired: 
 def test_what_waits_for_something_that_failed_is_settled_with_it(
     desired: dict[Ref, Declared], kind: FaultClass, count: int, expected: bool
 ) -> None:
-    machine = Machine(engines={"embedded"}, troubles=trouble(desired, MODEL, kind, count))
+    machine = Machine(troubles=trouble(desired, MODEL, kind, count))
     for _ in range(3):
         for change, action in planner.runnable(machine.plan(desired), machine.world(desired)):
             if change.ref.kind != "model":

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.stage import Stage, real_engine
+from tests.support.engines import wrapper
 from tests.support.tiny_gguf import tiny_gguf
 
 HERE = Path(__file__).parent
@@ -37,6 +38,21 @@ def stage(tmp_path: Path, models: Path) -> Iterator[Stage]:
     stage.close()
 
 
+@pytest.fixture
+def fake(stage: Stage) -> Stage:
+    """A stage whose engine is the fake one: ready at once, with answers that mean nothing."""
+    wrapper(stage.folder / "engine")
+    return stage
+
+
+@pytest.fixture
+def served(fake: Stage) -> Stage:
+    """A stage with one model up and ready, named chat, on the fake engine."""
+    fake.write(manifest(fake))
+    fake.run("apply")
+    return fake
+
+
 ENGINE = "engines: {real: {type: llama.cpp, path: ./engine}}"
 
 
@@ -48,7 +64,14 @@ def hello(stage: Stage) -> Stage:
     return stage
 
 
-def manifest(stage: Stage, models: str = "", gateway: str = "") -> str:
-    models = models or 'chat: {source: "file:models/hello.gguf", engine: real, context: 1k}'
+def manifest(stage: Stage, models: str = "", gateway: str = "", more: str = "") -> str:
+    """`models` are lines of that section, `gateway` more keys of that one, `more` lines beside them."""
+    models = models or entry()
     listed = "\n".join(f"  {line}" for line in models.splitlines())
-    return f"version: 1\nname: test\n{ENGINE}\nmodels:\n{listed}\ngateway: {{port: {stage.port}{gateway}}}\n"
+    head = f"version: 1\nname: test\n{more}{ENGINE}\n"
+    return f"{head}models:\n{listed}\ngateway: {{port: {stage.port}{gateway}}}\n"
+
+
+def entry(name: str = "chat", source: str = "models/hello.gguf", context: str = "1k", more: str = "") -> str:
+    """One line of `models:`."""
+    return f'{name}: {{source: "file:{source}", engine: real, context: {context}{more}}}'

@@ -18,9 +18,11 @@ from typing import Any
 
 import psutil
 
-from reconciler.host.process import NONCE, ROOT
+from reconciler.client import Client, NoController
+from reconciler.host.layout import Layout
+from reconciler.host.process import ABOUT, NONCE, ROOT
 from reconciler.kinds.engine import io as engine_io
-from tests.support.processes import children_with_env, free_port, wait_until
+from tests.support.processes import alive, children_with_env, free_port, wait_until
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -39,6 +41,7 @@ class Stage:
     folder: Path
     port: int = field(default_factory=free_port)
     environment: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def manifest(self) -> Path:
@@ -62,9 +65,11 @@ class Stage:
         """The command line, running."""
         argv = [sys.executable, "-m", "reconciler", *arguments]
         env = {**os.environ, "COLUMNS": "200", **self.environment}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             argv, cwd=self.folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings
         )
+        self.started.append(process)
+        return process
 
     def run(self, *arguments: str, code: int | None = 0, timeout: float = 90) -> subprocess.CompletedProcess[str]:
         """The command line, to its end; `code` is the exit code that it must have."""
@@ -94,6 +99,55 @@ class Stage:
 
     def until_ready(self, timeout: float = 30) -> None:
         wait_until(lambda: self.status()["ready"], timeout, f"not ready: {self.status()}\n{self.log()}")
+
+    # -- asking the controller itself: a command takes half a second, and waiting asks often --------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """As `status -o json`; empty where no controller answers."""
+        try:
+            with Client(Layout(self.root)) as client:
+                return client.status()
+        except NoController:
+            return {}
+
+    def generation(self) -> int:
+        """The one in force; 0 where no controller answers."""
+        return int(self.snapshot().get("manifest", {}).get("generation", 0))
+
+    def told(self, ref: str) -> dict[str, dict[str, Any]]:
+        """The conditions of a resource by their type; empty where there is none of that name."""
+        found = [r["conditions"] for r in self.snapshot().get("resources", ()) if r["ref"] == ref]
+        return {c["type"]: c for group in found for c in group}
+
+    def until_generation(self, number: int, timeout: float = 20) -> None:
+        """Wait until that one is in force and ready."""
+
+        def there() -> bool:
+            now = self.snapshot()
+            return bool(now) and now["ready"] and now["manifest"]["generation"] == number
+
+        wait_until(there, timeout, f"generation {number} is not ready\n{self.log()}")
+
+    def end_controller(self) -> None:
+        """Have it stop as a person would; what it started goes on."""
+        pid = self.controller
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not alive(pid), 20, "the controller does not stop")
+
+    def happened(self, ref: str, type_: str) -> list[str]:
+        """What the events of that type say, oldest first."""
+        from reconciler.store.ledger import Ledger
+
+        with Ledger.read(self.root / "ledger.db") as ledger:
+            return [e["message"] for e in ledger.events() if (e["ref"], e["type"]) == (ref, type_)]
+
+    def blobs(self) -> list[Path]:
+        return sorted(p for p in (self.root / "artifacts" / "sha256").rglob("*") if p.is_file())
+
+    def server(self, name: str = "chat") -> int:
+        """The pid of the one process that serves a model; 0 while it is not exactly one."""
+        found = [p.pid for p in self.workloads() if json.loads(p.environ()[ABOUT])["ref"] == f"server/{name}"]
+        return found[0] if len(found) == 1 else 0
 
     def log(self) -> str:
         path = self.root / "logs" / "controller.log"
@@ -131,12 +185,17 @@ class Stage:
             except ProcessLookupError:
                 continue
         wait_until(lambda: not self._everything(), 10, "processes that do not die")
+        for process in self.started:
+            process.kill()
+            with process:  # closes its pipes and waits for it
+                pass
 
     def _everything(self) -> list[int]:
         found = [p.pid for p in children_with_env(ROOT, str(self.root))]
         for process in psutil.process_iter(["cmdline"]):
             line = process.info["cmdline"] or []
-            if str(self.manifest) in line and "watch" in line and process.status() != psutil.STATUS_ZOMBIE:
+            ours = str(self.manifest) in line or str(self.root) in line
+            if ours and "watch" in line and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process.pid)
         return found
 

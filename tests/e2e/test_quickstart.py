@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +16,7 @@ import pytest
 from openai import OpenAI
 
 from tests.e2e.stage import CHECKOUT, Stage
+from tests.support.processes import wait_until
 
 EXAMPLE = CHECKOUT / "examples" / "quickstart"
 
@@ -63,6 +66,34 @@ def test_quickstart_from_nothing_answers_and_a_second_run_has_nothing_to_do(quic
 
 
 @pytest.mark.slow
+def test_the_team_example_includes_overrides_and_leaves_out_what_is_for_others(tmp_path: Path) -> None:
+    folder = tmp_path / "team"
+    shutil.copytree(CHECKOUT / "examples" / "team", folder)
+    stage = Stage(folder)
+    try:
+        stage.write(stage.manifest.read_text().replace("1337", str(stage.port)))
+        assert "98.4 MB to fetch" in stage.run("plan", code=2).stdout, "its lock says how much"
+        assert "`when` leaves out models.draft" in stage.run("validate").stdout
+        lock = (folder / "stack.lock").read_bytes()
+        stage.run("apply", "--locked", timeout=600)
+        assert len(stage.servers()) == 1
+        assert stage.get("/v1/models/default")["context_length"] == 4096, "the stack overrides its team"
+        stage.root.joinpath("labels.yaml").write_text("role: writer\n")
+        wait_until(lambda: len(stage.servers()) == 2, 30, "the label makes it a machine for the draft model")
+        stage.until_ready()
+        assert json.loads(lock)["pins"][0] in json.loads((folder / "stack.lock").read_bytes())["pins"]
+        assert "protected" in stage.run("plan", "-f", str(_without_models(folder)), code=3).stdout
+    finally:
+        stage.close()
+
+
+def _without_models(folder: Path) -> Path:
+    path = folder / "empty.yaml"
+    path.write_text("version: 1\nmodels: {}\n")
+    return path
+
+
+@pytest.mark.slow
 def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     wheels, site = tmp_path / "wheels", tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -85,8 +116,9 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
         env = {**os.environ, "PYTHONPATH": path, "HOME": str(tmp_path)}
         return subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
 
-    schema = reconcile("schema")
-    assert schema.stdout == (CHECKOUT / "schemas" / "stack.schema.json").read_text(), schema.stderr
+    for name in ("stack", "plan", "status", "control", "output"):
+        schema = reconcile("schema", name)
+        assert schema.stdout == (CHECKOUT / "schemas" / f"{name}.schema.json").read_text(), schema.stderr
     shipped = site / "reconciler" / "_data" / "examples" / "quickstart" / "stack.yaml"
     planned = reconcile("-f", str(shipped), "--data-root", "state", "--dry-run")
     assert planned.returncode == 2, planned

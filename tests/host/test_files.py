@@ -85,7 +85,7 @@ def test_a_write_that_fails_half_way_leaves_the_old_content_and_nothing_else(fil
 
 def test_a_write_onto_a_folder_fails_and_leaves_nothing(files: Files, tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(Fault, match="directory"):
         files.write(tmp_path / "d", b"x")
     assert tree(tmp_path) == ["d"]
 
@@ -119,6 +119,15 @@ def test_remove_takes_a_file_or_a_link_and_forgives_nothing_there(files: Files, 
     for name in ("f", "dangling", "never"):
         files.remove(tmp_path / name)
     assert tree(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file that not even root may remove")
+def test_what_cannot_be_removed_is_a_fault_with_a_remedy(files: Files, tmp_path: Path) -> None:
+    fixed = Path("/proc/self/comm")
+    with pytest.raises(Fault) as removing:
+        files.remove(fixed)
+    assert removing.value.code == "NOT_WRITABLE"
+    assert str(fixed) in removing.value.message
 
 
 def test_remove_tree_never_follows_a_link(files: Files, tmp_path: Path) -> None:
@@ -175,9 +184,10 @@ def test_the_systems_words_become_a_fault_with_a_remedy(tmp_path: Path, number: 
     assert str(tmp_path) in caught.value.message
 
 
-def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), disk_faults(tmp_path / "f"):
+def test_any_other_error_of_the_disk_is_a_fault_with_its_words(tmp_path: Path) -> None:
+    with pytest.raises(Fault, match="No such file") as refused, disk_faults(tmp_path / "f"):
         (tmp_path / "nowhere").read_bytes()
+    assert refused.value.code == "WRITE_FAILED"
 
 
 def test_a_full_disk_says_how_much_is_needed_and_how_much_is_there(tmp_path: Path) -> None:

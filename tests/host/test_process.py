@@ -135,6 +135,22 @@ async def test_the_end_of_a_process_wakes_who_waits_for_it(start: Start, process
     await asyncio.wait_for(processes.exited(identity), 10)
 
 
+async def test_an_end_that_the_kernel_does_not_tell_of_is_seen_all_the_same(
+    start: Start, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent, writer = os.pipe()
+    monkeypatch.setattr("reconciler.host.process._pidfd", lambda pid: os.dup(silent))
+    monkeypatch.setattr("reconciler.host.process.LOOK_AGAIN", 0.1)
+    identity = start(SLEEPER)
+    waiting = asyncio.create_task(processes.exited(identity))
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    os.kill(identity.pid, signal.SIGKILL)
+    await asyncio.wait_for(waiting, 5)
+    os.close(silent)
+    os.close(writer)
+
+
 async def test_many_wait_for_one_process_and_one_may_give_up(start: Start, processes: Processes) -> None:
     identity = start(SLEEPER)
     waiting = [asyncio.create_task(processes.exited(identity)) for _ in range(3)]

@@ -311,7 +311,7 @@ def both(text: str, pins: dict[str, dict[str, Any]]) -> tuple[Reading, dict[Ref,
 
 def test_a_pin_is_needed_for_each_model_and_wheel_of_this_machine() -> None:
     _, resources = both(TEXT, {})
-    assert {key: str(d.ref) for key, d in pins_of(resources).items()} == {
+    assert {key: str(needs[0].ref) for key, needs in pins_of(resources).items()} == {
         X: "model/a",
         TOKEN: "model/b",
         ENGINE: "engine/embedded",

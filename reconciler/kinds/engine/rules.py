@@ -63,7 +63,6 @@ class EngineRules:
 
 def _in_use(ref: Ref, world: World) -> str:
     """An engine may go only after the servers that run on it."""
-    for other, owned in sorted(world.owned.items()):
-        if owned.spec.get("engine") == ref.name and other not in world.desired:
-            return f"{other} runs on it"
-    return ""
+    users = (r for r, owned in world.owned.items() if owned.spec.get("engine") == ref.name and r not in world.desired)
+    first = min(users, default=None)
+    return f"{first} runs on it" if first is not None else ""

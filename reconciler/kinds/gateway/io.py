@@ -25,6 +25,7 @@ from reconciler.kinds.workload import Launch, new_nonce, row_phase, start, stop
 from reconciler.store.ledger import ProcessRow
 from reconciler.supervise.exits import meaning
 from reconciler.supervise.logs import tail
+from reconciler.supervise.machine import Phase as Life
 
 START_BUDGET = 20.0  # seconds
 GRACE = 15.0  # seconds; it gives running streams ten of them
@@ -69,7 +70,7 @@ def _look(ref: Ref, declared: Declared | None, tools: Tools) -> GatewayState:
     rows = [row for row in tools.ledger.processes() if row.ref == ref]
     processes = tuple(Process(r.nonce, r.digest, row_phase(r, tools), r.host, r.port) for r in rows)
     state = unix_request(tools.layout.gateway_socket, "GET", "/state") if rows else None
-    digest, routed = _served(state, tools)
+    digest, routed = _served(state, any(p.life is not Life.GONE for p in processes), tools)
     keys, problem = _keys(declared.spec, tools) if declared is not None else ((), "")
     holder = ""
     if declared is not None and not any(p.listening == declared.spec.listening for p in processes):
@@ -79,10 +80,13 @@ def _look(ref: Ref, declared: Declared | None, tools: Tools) -> GatewayState:
     return GatewayState(processes, digest, routed, inflight, keys, problem, holder)
 
 
-def _served(state: Mapping[str, Any] | None, tools: Tools) -> tuple[str, frozenset[str]]:
-    """(digest of the routes in force, nonces they lead to). Nothing is in force where no gateway answers."""
+def _served(state: Mapping[str, Any] | None, living: bool, tools: Tools) -> tuple[str, frozenset[str]]:
+    """(digest of the routes in force, nonces they lead to).
+
+    Nothing is in force where no gateway lives; one that lives and does not answer may lead to any of ours.
+    """
     if state is None:
-        return "", frozenset()
+        return "", frozenset(row.nonce for row in tools.ledger.processes()) if living else frozenset()
     digest = str(state.get("digest", ""))
     try:
         written = json.loads(tools.layout.routes.read_text())

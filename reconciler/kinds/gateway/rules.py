@@ -12,7 +12,7 @@ from typing import Any
 
 from reconciler.core.ids import Ref, digest_of
 from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price
-from reconciler.core.state import VOLATILE, Declared, Drift, World
+from reconciler.core.state import VOLATILE, Declared, Drift, Unknown, World
 from reconciler.core.status import Condition, no, yes
 from reconciler.kinds.gateway.spec import GatewaySpec
 from reconciler.supervise.machine import Phase as Life
@@ -84,9 +84,8 @@ class GatewayRules:
         aim = targets(spec, world)
         wanted = digest_of(content(spec, aim, state.keys))
         if state.digest != wanted or state.problem or owned is None or owned.digest != declared.digest:
-            route = Action(
-                Phase.ROUTE, "route", "rewrite its routes; running requests are not touched", {"targets": aim}
-            )
+            text, hold = "rewrite its routes; running requests are not touched", _unseen(spec, world)
+            route = Action(Phase.ROUTE, "route", text, {"targets": aim}, hold)
             reason = "its settings changed" if fields else "its routes are to follow the servers"
             return Change(ref, Op.UPDATE, reason, (route, *others), fields, where=declared.where)
         if others:
@@ -162,16 +161,30 @@ def _start(
     begin = Action(Phase.START, "start", f"listen on {spec.host}:{spec.port}", {"targets": targets(spec, world)})
     led = ", ".join(m.name for m in spec.models) or "no model yet"
     route = Action(Phase.ROUTE, "route", f"route {led}", {"targets": targets(spec, world)})
-    blocked = f"; port {spec.port} is held by {state.holder}" if state.holder else ""
+    # A process of ours that has the port must go first: it listens on another address, or it is hung.
+    before = tuple(_stop(p) for p in state.living if p.port == spec.port)
+    blocked = f"; port {spec.port} is held by {state.holder}" if state.holder and not before else ""
+    names = tuple(sorted(name for m in spec.models for name in (m.name, *m.aliases)))
+    price = Price(downtime="refuses requests until it has restarted", clients=names)
+    if before:
+        after = tuple(stop for stop in others if stop not in before)
+        reason = "its process is to leave the port first"
+        return Change(ref, Op.RESTART, reason, (*before, begin, route, *after), fields, price, declared.where)
     if ref not in world.owned:
         return Change(ref, Op.CREATE, f"not running{blocked}", (begin, route), where=declared.where)
     if others:
         reason = f"it is to listen elsewhere{blocked}"
         return Change(ref, Op.REPLACE, reason, (begin, route, *others), fields, where=declared.where)
-    names = tuple(sorted(name for m in spec.models for name in (m.name, *m.aliases)))
-    price = Price(downtime="refuses requests until it has restarted", clients=names)
     reason = f"its process is gone{blocked}"
     return Change(ref, Op.RESTART, reason, (begin, route), fields, price, declared.where, drift=not fields)
+
+
+def _unseen(spec: GatewaySpec, world: World) -> str:
+    """Routes are not rewritten on what nobody could look at: they lead where they led."""
+    for model in spec.models:
+        if isinstance(world.observed.get(Ref("server", model.name)), Unknown):
+            return f"server/{model.name} cannot be observed"
+    return ""
 
 
 def _stop(process: Process) -> Action:

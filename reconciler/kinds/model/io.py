@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -14,12 +13,15 @@ from reconciler.core.ids import Ref
 from reconciler.core.plan import Action
 from reconciler.core.state import Declared, Found, Observation
 from reconciler.gguf import header as gguf
-from reconciler.host.files import Files
+from reconciler.gguf.quant import named
+from reconciler.host.bulk import in_bulk
+from reconciler.host.files import Files, disk_faults
 from reconciler.kinds.base import Tools
 from reconciler.kinds.model.rules import ModelRules, ModelState
 from reconciler.kinds.model.spec import ModelSpec, shown
 from reconciler.sources import Brought, Request, immutable, source_for
 from reconciler.store.blobs import sha256_of, token
+from reconciler.store.ledger import Artifact
 
 HEADER_STEP = 1 << 20
 HEADER_MOST = 256 << 20
@@ -31,17 +33,18 @@ class ModelKind:
 
     def observe(self, refs: Iterable[Ref], desired: Mapping[Ref, Declared], tools: Tools) -> dict[Ref, Observation]:
         owned, pins = tools.ledger.owned(), tools.ledger.pins()
+        verified = {artifact.digest: artifact for artifact in tools.ledger.artifacts()}
         out: dict[Ref, Observation] = {}
         for ref in refs:
             spec = desired[ref].spec if ref in desired else ModelSpec(**owned[ref].spec)
-            out[ref] = Found(_look(spec, pins.get(spec.pin, {}), tools))
+            out[ref] = Found(_look(spec, pins.get(spec.pin, {}), verified, tools))
         return out
 
     async def apply(self, action: Action, ref: Ref, declared: Declared | None, tools: Tools) -> None:
         if declared is None:
             spec = ModelSpec(**tools.ledger.owned()[ref].spec)
             if action.verb == "purge":
-                await asyncio.to_thread(tools.blobs.remove, _sha256(spec, tools))
+                await in_bulk(tools.blobs.remove, _sha256(spec, tools))
             tools.ledger.disown(ref)
             return
         spec = declared.spec
@@ -63,12 +66,13 @@ def _sha256(spec: ModelSpec, tools: Tools) -> str:
     return spec.sha256 or spec.locked or str(tools.ledger.pins().get(spec.pin, {}).get("sha256", ""))
 
 
-def _look(spec: ModelSpec, pin: Mapping[str, object], tools: Tools) -> ModelState:
+def _look(spec: ModelSpec, pin: Mapping[str, object], verified: Mapping[str, Artifact], tools: Tools) -> ModelState:
     sha256 = spec.sha256 or spec.locked or str(pin.get("sha256", ""))
     if not sha256:
         return ModelState()
-    record, seen = tools.ledger.artifact(sha256), token(tools.layout.blob(sha256))
-    known = record.size if record else int(str(pin.get("size", 0))) if pin.get("sha256") == sha256 else 0
+    record, seen = verified.get(sha256), token(tools.layout.blob(sha256))
+    pinned = int(str(pin.get("size", 0))) if pin.get("sha256") == sha256 else spec.size
+    known = record.size if record else pinned
     if seen is None:
         return ModelState(sha256, known, lost="its file is gone from the store" if record else "")
     size = int(seen.split(":")[1])
@@ -111,9 +115,9 @@ async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools, wanted: str | None = N
     brought = await source_for(spec.source)(request)
     if wanted and brought.sha256 != wanted:
         tools.fetch.discard(part)
-        raise _mismatch(spec, brought, wanted)
+        raise _mismatch(ref, spec, brought, wanted)
     try:
-        facts = await asyncio.to_thread(_judge, part, brought)
+        facts = await in_bulk(_judge, part, brought)
     except Fault:
         tools.fetch.discard(part)
         raise
@@ -126,12 +130,16 @@ def _part(spec: ModelSpec, tools: Tools) -> Path:
     return tools.layout.partial / hashlib.sha256(spec.pin.encode()).hexdigest()[:32]
 
 
-def _mismatch(spec: ModelSpec, brought: Brought, wanted: str) -> Fault:
-    said = "the manifest says" if spec.sha256 else "it was pinned on first use to"
+def _mismatch(ref: Ref, spec: ModelSpec, brought: Brought, wanted: str) -> Fault:
+    if spec.sha256:
+        said, remedy = "the manifest says", "correct sha256: in the manifest"
+    else:
+        said = "the lock says" if spec.locked else "it was pinned on first use to"
+        remedy = f"`reconcile lock --upgrade {ref}`"
     return Fault(
         "CHECKSUM_MISMATCH",
         f"{brought.name} from {shown(spec.source)} has sha256 {brought.sha256}, but {said} {wanted}",
-        hint="correct sha256: in the manifest if this file is the one you mean; otherwise distrust the source",
+        hint=f"{remedy} if this file is the one you mean; otherwise distrust the source",
         kind=FaultClass.PERMANENT,
     )
 
@@ -162,7 +170,7 @@ def _judge(path: Path, brought: Brought) -> dict[str, Any]:
         "size": brought.size,
         "sha256": brought.sha256,
         "header": sha256_of(path, most=header.data),
-        "file_type": kind if type(kind) is int else None,
+        "quant": named(kind) if type(kind) is int else None,
         "licence": licence if isinstance(licence, str) else None,
     }
     return {key: value for key, value in facts.items() if value not in (None, "")}
@@ -192,9 +200,9 @@ def _html(path: Path) -> bool:
 async def _verify(ref: Ref, sha256: str, tools: Tools) -> None:
     """Hash the file again: note it as good, or set it aside so that it is fetched anew."""
     path = tools.layout.blob(sha256)
-    found = await asyncio.to_thread(sha256_of, path)
+    found = await in_bulk(sha256_of, path)
     if found == sha256:
-        await asyncio.to_thread(_protect, path, tools.files)
+        await in_bulk(_protect, path, tools.files)
         tools.blobs.record(sha256)
         return
     aside = tools.blobs.set_aside(sha256)
@@ -202,5 +210,5 @@ async def _verify(ref: Ref, sha256: str, tools: Tools) -> None:
 
 
 def _protect(path: Path, files: Files) -> None:
-    with files.effects("chmod", path):
+    with files.effects("chmod", path), disk_faults(path):
         path.chmod(0o444)

@@ -167,8 +167,8 @@ class ModelSection(Entry):
 class ModelSpec:
     """The bytes: a source, a file glob (or empty), a sha256 (or empty: trust on first use).
 
-    `locked` and `resolved` are what the lock says of them: the sha256, and the source in its immutable form. They
-    are not part of what the model is: a lock that learns them changes nothing.
+    `locked`, `resolved` and `size` are what the lock says of them: the sha256, the source in its immutable form, and
+    bytes (0 where it does not say). They are not part of what the model is: a lock that learns them changes nothing.
     """
 
     source: str
@@ -176,6 +176,7 @@ class ModelSpec:
     sha256: str
     locked: str = ""
     resolved: str = ""
+    size: int = 0
 
     @property
     def digest(self) -> str:
@@ -203,4 +204,4 @@ def resolve(section: ModelSection, pins: Mapping[str, Mapping[str, Any]]) -> Mod
     locked, wanted = str(pin.get("sha256", "")), section.sha256 or ""
     if wanted and locked != wanted:
         return ModelSpec(section.source, section.file, wanted)
-    return ModelSpec(section.source, section.file, wanted, locked, str(pin.get("resolved", "")))
+    return ModelSpec(section.source, section.file, wanted, locked, str(pin.get("resolved", "")), pin.get("size", 0))

@@ -13,13 +13,15 @@ Only where memory cannot hold both is the stale one stopped first, and the plan 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any
 
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price, human_bytes
-from reconciler.core.state import VOLATILE, Declared, Drift, World
+from reconciler.core.state import VOLATILE, Declared, Drift, Unknown, World
 from reconciler.core.status import Condition, no, yes
 from reconciler.kinds.server.spec import ServerSpec
 from reconciler.supervise.machine import Phase as Life
@@ -114,11 +116,12 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
     begin = Action(Phase.START, "start", "start a process and wait until it is ready", hold=waits)
     hung = any(i.life is Life.UNRESPONSIVE for i in stale)
     leaving = [i for i in stale if i.life is not Life.RETIRING]
-    tight = bool(leaving) and size > world.host.memory_available > 0
+    tight = bool(stale) and size > world.host.memory_available > 0
     stops = _stops(stale, world)
     if tight:
-        stops = tuple(Action(a.phase, a.verb, a.text, a.args, hold=waits) for a in stops)
-        actions: tuple[Action, ...] = (*stops, begin)
+        # Routes do not wait for a successor here: they leave a retired one, which then ends its requests as always.
+        holds = (waits or ("" if a.verb == "retire" else a.hold) for a in stops)
+        actions: tuple[Action, ...] = (*(replace(a, hold=h) for a, h in zip(stops, holds, strict=True)), begin)
         downtime = f"is down while it loads: {human_bytes(size)} for a second one are not free"
     else:
         actions, downtime = (begin, *stops), ""
@@ -150,7 +153,10 @@ def names(ref: Ref, world: World) -> tuple[str, ...]:
     """What clients ask for to reach this server, as the gateway was last set up."""
     gateway = world.owned.get(Ref("gateway", "main"))
     models = gateway.spec.get("models", ()) if gateway is not None else ()
-    return tuple(name for m in models if m["name"] == ref.name for name in (m["name"], *m["aliases"]))
+    found = bisect_left(models, ref.name, key=itemgetter("name"))  # they are sorted by name
+    if found == len(models) or models[found]["name"] != ref.name:
+        return ()
+    return (ref.name, *models[found]["aliases"])
 
 
 def _note_down(ref: Ref, declared: Declared, world: World) -> Change | None:
@@ -167,16 +173,21 @@ def _stops(instances: Iterable[Instance], world: World) -> tuple[Action, ...]:
     gateway = world.found(Ref("gateway", "main"))
     routed = gateway.routed if gateway is not None else frozenset()
     running = gateway.inflight if gateway is not None else {}
+    unseen = isinstance(world.observed.get(Ref("gateway", "main")), Unknown)
     retires, stops = [], []
     for i in instances:
         where, args = f"the process on port {i.port}", {"nonce": i.nonce}
         hung = i.silent or i.life is Life.UNRESPONSIVE
+        follows = "the gateway still routes to it" if i.nonce in routed and not hung else ""
+        if unseen and not hung:
+            follows = "the gateway cannot be observed"
         if i.retiring is None:
-            hold = "the gateway still routes to it" if i.nonce in routed and not hung else ""
-            retires.append(Action(Phase.STOP, "retire", f"give {where} no more requests", args, hold))
+            retires.append(Action(Phase.STOP, "retire", f"give {where} no more requests", args, follows))
         count = 0 if hung else running.get(i.nonce, 0)
         late = i.retiring is not None and world.now - i.retiring > DRAIN_MOST
         hold = f"{count} requests are running on it" if count and not late else ""
+        if i.retiring is not None:
+            hold = follows or hold
         stops.append(Action(Phase.STOP, "stop", f"stop {where} once its requests have ended", args, hold))
     return (*retires, *stops)
 
