@@ -48,11 +48,11 @@ def command(place: Place, ref: str) -> None:
 
 
 def _find(name: str, refs: list[Ref]) -> Ref:
-    """`server/chat`, or `chat` where that names a server or just one thing."""
+    """`server/chat`, or `chat` where that names a server or just one thing; `gateway` is the one there is."""
     for ref in refs:
         if name in (str(ref), f"{ref.name}") and (str(ref) == name or ref.kind == "server"):
             return ref
-    close = [ref for ref in refs if ref.name == name]
+    close = [ref for ref in refs if ref.name == name or str(ref) == f"{name}/main"]
     if len(close) == 1:
         return close[0]
     known = ", ".join(str(ref) for ref in refs[:20]) or "none"

@@ -33,7 +33,7 @@ from reconciler.core.retry import next_try
 from reconciler.core.state import Declared, Trouble
 from reconciler.core.status import Condition, stamp
 from reconciler.host.process import alive
-from reconciler.kinds.base import Kind, Supervised, Tools
+from reconciler.kinds.base import Kind, Stored, Supervised, Tools
 from reconciler.manifest.reading import reading, sources_of
 from reconciler.store.ledger import ProcessRow
 from reconciler.supervise.actor import Watched, watch
@@ -139,6 +139,8 @@ class Controller:
             except Exception:
                 log.exception("bug turn=%d", self.turns)
             if self._finished():
+                if self.mode == "purge":
+                    await asyncio.to_thread(self._sweep)
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._pause()):
@@ -170,6 +172,15 @@ class Controller:
             if self.kinds[ref.kind].rules.runs or (self.mode == "purge" and not owned.protect)
         ]
         return not left and not self.tools.ledger.processes()
+
+    def _sweep(self) -> None:
+        """Remove what was released earlier, and kept so that going back needs no network."""
+        try:
+            for kind in self.kinds.values():
+                if isinstance(kind, Stored):
+                    kind.sweep(self.tools)
+        except Fault as fault:
+            log.error("not swept: %s", fault)
 
     # -- one turn ---------------------------------------------------------------------------------------------
 

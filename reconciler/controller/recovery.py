@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import time
 from collections.abc import Mapping
@@ -74,14 +73,13 @@ async def rebuild(tools: Tools, kinds: Mapping[str, Kind], generations: Generati
 def prove_artifacts(tools: Tools) -> tuple[int, int]:
     """Hash every file of the store: the good ones are noted, the others set aside → (good, damaged). Takes long."""
     good = damaged = 0
-    for path in sorted(tools.layout.blob("00").parent.parent.glob("*/*")):
-        if re.fullmatch(r"[0-9a-f]{64}", path.name) and path.is_file():
-            if sha256_of(path) == path.name:
-                tools.blobs.record(path.name)
-                good += 1
-            else:
-                tools.blobs.set_aside(path.name)
-                damaged += 1
+    for digest in tools.blobs.digests():
+        if sha256_of(tools.layout.blob(digest)) == digest:
+            tools.blobs.record(digest)
+            good += 1
+        else:
+            tools.blobs.set_aside(digest)
+            damaged += 1
     return good, damaged
 
 

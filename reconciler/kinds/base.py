@@ -60,6 +60,14 @@ class Kind(Protocol):
 
 
 @runtime_checkable
+class Stored(Kind, Protocol):
+    """A kind whose bytes stay on disk after their resource was released."""
+
+    def sweep(self, tools: Tools) -> None:
+        """Remove the bytes that nothing owned needs. Raises Fault."""
+
+
+@runtime_checkable
 class Supervised(Kind, Protocol):
     """A kind that starts processes."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,11 @@ class Blobs:
             part.replace(target)
             sync_folder(target.parent)
         self.record(digest)
+
+    def digests(self) -> list[str]:
+        """What lies in the store, by name; whether it is what it is named after is not looked at."""
+        found = self._layout.blob("00").parent.parent.glob("*/*")
+        return sorted(p.name for p in found if re.fullmatch(r"[0-9a-f]{64}", p.name) and p.is_file())
 
     def holds(self, digest: str) -> bool:
         """Whether the file is there as it was when it was verified."""

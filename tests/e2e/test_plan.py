@@ -96,7 +96,7 @@ def test_targets_limit_an_apply_and_status_says_so_until_all_is_applied(fake: St
     fake.write(two(fake))
     unknown = fake.run("plan", "--target", "server/c", code=1)
     assert "there is no server/c to limit it to" in unknown.stderr
-    assert "there are: engine/real, gateway/main, model/a" in unknown.stderr
+    assert "did you mean 'server/" in unknown.stderr
     done = fake.run("apply", "--target", "server/a")
     assert "only server/a was applied; `reconcile apply` without --target does the rest" in done.stdout
     assert fake.server("a")
@@ -124,7 +124,9 @@ def test_targets_limit_an_apply_and_status_says_so_until_all_is_applied(fake: St
 
 
 def test_what_is_protected_stays_until_that_is_taken_away_and_applied(fake: Stage) -> None:
-    fake.write(two(fake, more=", protect: true"))
+    shares = entry("c", "models/endless.gguf")  # the file of b, and is not protected
+    guarded = entry("b", "models/endless.gguf", more=", protect: true")
+    fake.write(manifest(fake, f"{entry('a')}\n{guarded}\n{shares}"))
     fake.run("apply")
     b, without = fake.server("b"), manifest(fake, entry("a"))
     fake.write(without)
@@ -138,7 +140,7 @@ def test_what_is_protected_stays_until_that_is_taken_away_and_applied(fake: Stag
     purged = fake.run("down", "--purge").stdout
     assert "except what is protected: model/b" in purged
     assert not fake.workloads()
-    assert len(fake.blobs()) == 1
+    assert len(fake.blobs()) == 1, "that of b, though c had it, too"
     fake.write(two(fake))
     fake.run("apply")
     fake.write(without)
@@ -146,7 +148,7 @@ def test_what_is_protected_stays_until_that_is_taken_away_and_applied(fake: Stag
     owned = [o["ref"] for o in json.loads(fake.run("state", "-o", "json").stdout)["owned"]]
     assert owned == ["engine/real", "gateway/main", "model/a", "server/a"]
     assert "protected" not in fake.run("down", "--purge").stdout
-    assert not fake.blobs()
+    assert not fake.blobs(), "that of b, too, which was released before"
 
 
 # -- drift ----------------------------------------------------------------------------------------------------------

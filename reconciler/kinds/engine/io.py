@@ -61,6 +61,13 @@ class EngineKind:
         else:
             tools.ledger.own(ref, declared.digest, declared.spec)
 
+    def sweep(self, tools: Tools) -> None:
+        owned = [o for ref, o in tools.ledger.owned().items() if ref.kind == self.name]
+        needed = {EngineSpec(**o.spec).folder for o in owned}
+        for folder in tools.layout.engines.glob("*"):
+            if folder.name not in needed:
+                tools.files.remove_tree(folder)
+
 
 def _look(spec: EngineSpec, tools: Tools) -> Observation:
     if spec.type == "embedded":

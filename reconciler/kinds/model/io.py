@@ -43,8 +43,8 @@ class ModelKind:
     async def apply(self, action: Action, ref: Ref, declared: Declared | None, tools: Tools) -> None:
         if declared is None:
             spec = ModelSpec(**tools.ledger.owned()[ref].spec)
-            if action.verb == "purge":
-                await in_bulk(tools.blobs.remove, _sha256(spec, tools))
+            if action.verb == "purge" and (sha256 := _sha256(spec, tools)) not in _needed(tools, besides=ref):
+                await in_bulk(tools.blobs.remove, sha256)
             tools.ledger.disown(ref)
             return
         spec = declared.spec
@@ -59,6 +59,18 @@ class ModelKind:
                 await _verify(ref, _sha256(spec, tools), tools)
         tools.fetch.discard(_part(spec, tools))  # a crash may have left its sidecar, whichever action comes after it
         tools.ledger.own(ref, declared.digest, spec)
+
+    def sweep(self, tools: Tools) -> None:
+        needed = _needed(tools)
+        for sha256 in tools.blobs.digests():
+            if sha256 not in needed:
+                tools.blobs.remove(sha256)
+
+
+def _needed(tools: Tools, besides: Ref | None = None) -> set[str]:
+    """The sha256 of everything that models which are owned are made of."""
+    owned = {ref: o for ref, o in tools.ledger.owned().items() if ref.kind == ModelKind.name and ref != besides}
+    return {_sha256(ModelSpec(**o.spec), tools) for o in owned.values()}
 
 
 def _sha256(spec: ModelSpec, tools: Tools) -> str:
