@@ -332,7 +332,7 @@ class Machine:
         row = self.rows[nonce]
         row.retiring = row.retiring or self.now
         late = self.now - row.retiring > DRAIN_MOST
-        if self.inflight.get(nonce) and not late and nonce not in self.hung and self.answering:
+        if self.inflight.get(nonce) and not late and nonce not in self.ever_hung and self.answering:
             self.wrongs.append(f"{change.ref} is stopped while {self.inflight[nonce]} requests run on it")
         yield "stopping"
         self.end(nonce)
