@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
+from reconciler.app import looking
 from reconciler.cli.apply import conclude, wait
 from reconciler.cli.background import ensure_controller
 from reconciler.cli.place import SECONDS, Place, verb
 from reconciler.cli.render import show_json
 from reconciler.client import Client
+from reconciler.core.diagnostics import Refused
+from reconciler.store.generations import Generations
 
 
 @click.argument("number", type=click.IntRange(1), required=False)
@@ -20,6 +24,9 @@ from reconciler.client import Client
 def command(place: Place, number: int | None, no_wait: bool, timeout: float | None) -> None:
     """Without NUMBER: to the last one before that became ready."""
     layout = place.layout()
+    with looking(layout, Path.cwd()) as tools:
+        if not Generations(layout, tools.files, tools.ledger).all():
+            raise Refused("there is no earlier generation", hint="nothing was applied yet")
     ensure_controller(place, layout)
     with Client(layout) as client:
         taken = client.rollback(number)

@@ -95,7 +95,7 @@ class Source:
             raise Refused("there is no earlier generation to go back to", hint="apply without --confirm-within")
         self.path, self._disk = path, disk
         taken = self._take(made)
-        if taken.state == "failed":
+        if taken.state in ("failed", "superseded"):
             self.generations.mark(taken.number, "applying", taken.routes)
         if ask.confirm and taken.number != before:
             self.generations.set_promise(Promise(taken.number, before, time.time() + ask.confirm))
@@ -153,7 +153,7 @@ class Source:
         held = self._kept(aim)
         planner.refuse_denied(look(held.wanted, self._tools, self._kinds).plan)
         self.generations.switch(aim.number, self._said())
-        if aim.state == "failed":
+        if aim.state != "ready":
             self.generations.mark(aim.number, "applying", aim.routes)
         self._put(held)
         self._tools.ledger.event("manifest", "RolledBack", f"generation {current} → {aim.number}: {why}")

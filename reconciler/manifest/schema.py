@@ -20,12 +20,23 @@ def _closed(node: Any) -> Any:
     return [_closed(value) for value in node] if isinstance(node, list) else node
 
 
+def _laid_over(node: Any) -> Any:
+    """An entry that overrides another file's says only what differs: what it must have may be said there."""
+    if isinstance(node, dict):
+        out = {key: _laid_over(value) for key, value in node.items()}
+        if "override" in out.get("properties", {}) and "version" not in out["properties"] and out.get("required"):
+            overrides = {"properties": {"override": {"const": True}}, "required": ["override"]}
+            out["anyOf"] = [{"required": out.pop("required")}, overrides]
+        return out
+    return [_laid_over(value) for value in node] if isinstance(node, list) else node
+
+
 def schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": "urn:reconciler:schema:stack:1",
         "title": "Reconciler stack",
-        **{k: v for k, v in _closed(Stack.model_json_schema()).items() if k != "title"},
+        **{k: v for k, v in _laid_over(_closed(Stack.model_json_schema())).items() if k != "title"},
     }
 
 

@@ -24,9 +24,10 @@ COLUMNS = "number, at, digest, manifest, state, locked, policy, routes, targets"
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """`state` is applying, ready or failed; `digest`, `locked`, `policy` and `routes` are sha256 of those texts.
+    """`state` is applying, ready, failed, or superseded by a later one before it was either.
 
-    `targets` are resource names where only these were applied.
+    `digest`, `locked`, `policy` and `routes` are sha256 of those texts; `targets` are resource names where only these
+    were applied.
     """
 
     number: int
@@ -134,6 +135,7 @@ class Generations:
     def _insert(self, made: Generation) -> None:
         row = (made.number, made.at, made.digest, made.manifest, made.state, made.locked, made.policy, made.routes)
         with self._ledger.change("generation") as db:
+            db.execute("UPDATE generations SET state = 'superseded' WHERE state = 'applying'")
             db.execute(
                 f"INSERT INTO generations ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
                 (*row, " ".join(made.targets)),

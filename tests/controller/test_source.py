@@ -466,7 +466,7 @@ def test_one_that_fails_stays_where_none_was_ever_ready(source: Source, path: Pa
     path.write_text(ROLLBACK)
     source.read()
     fail(source)
-    assert (number(source), states(source)) == (2, ["applying", "failed"])
+    assert (number(source), states(source)) == (2, ["superseded", "failed"])
 
 
 def test_applying_a_failed_one_again_gives_it_another_chance(source: Source, path: Path) -> None:

@@ -51,8 +51,8 @@ def test_each_is_numbered_and_in_force_and_the_same_again_keeps_its_number(made:
     assert add(made, "a", "a", "b", "a") == [1, 1, 2, 3]
     assert made.current == 3
     assert [(g.number, g.digest, g.state) for g in made.all()] == [
-        (1, "a", "applying"),
-        (2, "b", "applying"),
+        (1, "a", "superseded"),
+        (2, "b", "superseded"),
         (3, "a", "applying"),
     ]
 
