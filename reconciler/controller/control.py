@@ -25,6 +25,7 @@ from reconciler.controller.request import API, Request, parse
 from reconciler.controller.source import Ask
 from reconciler.core.diagnostics import Fault, Refused
 from reconciler.core.ids import Ref
+from reconciler.host.files import disk_faults
 from reconciler.store.schema import EVENTS_KEPT
 
 log = logging.getLogger(__name__)
@@ -66,8 +67,9 @@ async def serve(controller: Controller) -> None:
 
 def _bound(path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.bind(str(path))
-    path.chmod(0o600)  # nobody can connect before it listens, which is later
+    with disk_faults(path):
+        sock.bind(str(path))
+        path.chmod(0o600)  # nobody can connect before it listens, which is later
     return sock
 
 

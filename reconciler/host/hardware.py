@@ -59,7 +59,7 @@ def labels(path: Path) -> tuple[dict[str, str], list[Diagnostic]]:
         if len(data) > MAX_LABELS:
             return {}, [Diagnostic(f"more than {MAX_LABELS} bytes of labels", Where(str(path)))]
         node = yaml.compose(data.decode("utf-8-sig"), Loader=yaml.BaseLoader)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}, []
     except OSError as error:
         return {}, [Diagnostic(f"the labels cannot be read: {error.strerror}", Where(str(path)))]

@@ -24,7 +24,7 @@ from tests.support.processes import alive, kill9
 
 HOUR, DECADE = 3600, 10 * 365 * 86400
 JUMPS = (HOUR, -HOUR, DECADE)
-FIRST, EDIT, _ = SCENARIOS
+FIRST, EDIT, *_ = SCENARIOS
 
 
 # -- the clock ------------------------------------------------------------------------------------------------------
@@ -45,6 +45,9 @@ def test_clock_jumps_in_an_edit(tmp_path: Path, hub: Hub, jump: int, record_prop
         ):
             assert run.reached() or run.ready(), where
             run.settle(20)
+            if number > len(run.effects()):  # how many there are differs a little from run to run
+                tally.counts["unreached"] += 1
+                continue
             tally.point(run.effects()[number - 1])
             judge(stage, EDIT, tally, where)
             begun = run.log().count("action=start")
