@@ -102,6 +102,21 @@ def targets(function: F) -> F:
     return click.option("--target", multiple=True, metavar="REF", help=text)(function)
 
 
+def find(name: str, refs: list[Ref]) -> Ref:
+    """A resource by what a person calls it: `server/chat`, or `chat` where that names a server or just one thing.
+
+    `gateway` is the one there is. Raises Refused.
+    """
+    for ref in refs:
+        if name in (str(ref), f"{ref.name}") and (str(ref) == name or ref.kind == "server"):
+            return ref
+    close = [ref for ref in refs if ref.name == name or str(ref) == f"{name}/main"]
+    if len(close) == 1:
+        return close[0]
+    known = ", ".join(str(ref) for ref in refs[:20]) or "none"
+    raise Refused(f"nothing is known of {name!r}", hint=f"resources are: {known}")
+
+
 def common(function: F, file: tuple[str, ...] = ("-f", "--file")) -> F:
     """The options that every verb has; what follows the verb wins over what precedes it."""
     for option in (

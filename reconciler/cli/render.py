@@ -85,6 +85,23 @@ def _change_lines(change: Change) -> list[str]:
     return lines
 
 
+def condition_lines(resource: dict[str, Any]) -> list[str]:
+    """Every condition of a resource, with its time and the generation that it was observed of."""
+    head = ("CONDITION", "STATUS", "REASON", "SINCE", "GENERATION", "MESSAGE")
+    rows = [
+        (
+            c["type"],
+            c["status"],
+            c["reason"],
+            moment(c["since"]) if c["since"] else "",
+            str(c["generation"]),
+            c["message"],
+        )
+        for c in resource["conditions"]
+    ]
+    return [click.style(resource["ref"], bold=True), *columns(head, rows)]
+
+
 def field_line(field: FieldChange) -> str:
     return f"{field.path}: {_value(field.before)} → {_value(field.after)}"
 

@@ -9,19 +9,22 @@ from typing import Any
 import click
 
 from reconciler.app import conditions, looking
-from reconciler.cli.place import SECONDS, Place, verb
-from reconciler.cli.render import exit_for, show_json, status_lines
+from reconciler.cli.place import SECONDS, Place, find, verb
+from reconciler.cli.render import condition_lines, exit_for, show_json, status_lines
 from reconciler.client import Client, NoController
 from reconciler.core import status
 from reconciler.core.diagnostics import Exit
+from reconciler.core.ids import Ref
 from reconciler.host.layout import Layout
 from reconciler.store.generations import Generations
 
 
+@click.argument("ref", required=False)
 @click.option("--wait", "until", type=click.Choice(["ready"]), help="Wait for that, and exit with 0 once it is so.")
 @click.option("--timeout", type=SECONDS, metavar="TIME", help="With --wait: at most this long.  [default: for ever]")
 @verb("status")
-def command(place: Place, until: str | None, timeout: float | None) -> None:
+def command(place: Place, ref: str | None, until: str | None, timeout: float | None) -> None:
+    """With REF: every condition of that resource."""
     layout = place.layout()
     deadline = time.monotonic() + timeout if timeout is not None else None
     try:
@@ -31,11 +34,20 @@ def command(place: Place, until: str | None, timeout: float | None) -> None:
                 snapshot = _await(client, deadline)
     except NoController:
         snapshot, controller = _offline(place, layout), False
+    one = _resource(snapshot, ref) if ref else None
     if place.json:
-        show_json(snapshot)
+        show_json(snapshot if one is None else one)
+    elif one is not None:
+        click.echo("\n".join(condition_lines(one)))
     else:
         click.echo("\n".join(status_lines(snapshot, controller)))
     sys.exit(int(exit_for(snapshot) if until else Exit.DONE))
+
+
+def _resource(snapshot: dict[str, Any], name: str) -> dict[str, Any]:
+    found = {Ref.parse(resource["ref"]): resource for resource in snapshot["resources"]}
+    resource: dict[str, Any] = found[find(name, list(found))]
+    return resource
 
 
 def _await(client: Client, deadline: float | None) -> dict[str, Any]:

@@ -8,12 +8,11 @@ from typing import Any
 import click
 
 from reconciler.app import conditions, looking
-from reconciler.cli.place import Place, verb
+from reconciler.cli.place import Place, find, verb
 from reconciler.cli.render import moment, show_json
 from reconciler.client import Client, NoController
 from reconciler.core import status
 from reconciler.core.chain import chain
-from reconciler.core.diagnostics import Refused
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Change
 
@@ -23,7 +22,7 @@ from reconciler.core.plan import Change
 def command(place: Place, ref: str) -> None:
     layout = place.layout()
     view, _, _ = conditions(place.manifest, layout)
-    found = _find(ref, list(view.conditions))
+    found = find(ref, list(view.conditions))
     group = next(r for r in status.to_json(view.conditions) if r["ref"] == str(found))["conditions"]
     try:
         with Client(layout) as client:  # it knows what it watches, such as a server that does not answer
@@ -45,18 +44,6 @@ def command(place: Place, ref: str) -> None:
         click.echo(f"  {moment(link.at)}  {link.ref}  {link.text}")
     if change is not None:
         click.echo(f"next: {_next(change)}")
-
-
-def _find(name: str, refs: list[Ref]) -> Ref:
-    """`server/chat`, or `chat` where that names a server or just one thing; `gateway` is the one there is."""
-    for ref in refs:
-        if name in (str(ref), f"{ref.name}") and (str(ref) == name or ref.kind == "server"):
-            return ref
-    close = [ref for ref in refs if ref.name == name or str(ref) == f"{name}/main"]
-    if len(close) == 1:
-        return close[0]
-    known = ", ".join(str(ref) for ref in refs[:20]) or "none"
-    raise Refused(f"nothing is known of {name!r}", hint=f"resources are: {known}")
 
 
 def _head(ref: Ref, group: list[dict[str, Any]], declared: Any) -> list[str]:

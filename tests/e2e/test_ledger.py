@@ -24,6 +24,13 @@ from tests.support.processes import kill9, wait_until
 
 def test_events_are_listed_limited_and_followed(served: Stage) -> None:
     assert "manifest  Accepted: generation 1" in served.run("events").stdout
+    told = served.run("status", "chat").stdout
+    assert [line.split()[0] for line in told.splitlines()[2:]] == [
+        "Ready", "Progressing", "Running", "Routed", "Drifted", "PolicyCompliant"
+    ]  # fmt: skip
+    one = json.loads(served.run("status", "model/chat", "-o", "json").stdout)
+    assert (one["ref"], one["conditions"][0]["status"], one["conditions"][0]["generation"]) == ("model/chat", "True", 1)
+    assert "resources are:" in served.run("status", "nobody", code=1).stderr
     only = json.loads(served.run("events", "server/chat", "-o", "json").stdout)["events"]
     assert [e["type"] for e in only] == ["Start"]
     assert len(served.run("events", "-n", "2").stdout.splitlines()) == 2
