@@ -118,6 +118,7 @@ def test_while_all_is_well(up: Stage) -> None:
     status = shown(up, "status")
     assert status["ready"]
     assert status["controller"]["pid"] == up.controller
+    assert shown(up, "status_one", "server/chat")["ref"] == "server/chat"
     events = shown(up, "events")["events"]
     assert events
     assert shown(up, "history")["generations"][0]["state"] == "ready"
