@@ -85,7 +85,7 @@ def read(text: bytes, file: str) -> Document:
     """Never raises for a fault of the text: the faults are in the document."""
     document = Document(file)
     if len(text) > MAX_BYTES:
-        document.fault(f"the file has {len(text)} bytes; {MAX_BYTES} are the limit", Where(file, 1, 1))
+        document.fault(f"the file has more than {MAX_BYTES} bytes", Where(file, 1, 1))
         return document
     try:
         decoded = text.decode("utf-8-sig")
