@@ -127,6 +127,16 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True)
+class Device:
+    """One GPU. Bytes. `unified` says that its memory is the machine's own, so that it must not be counted twice."""
+
+    name: str
+    total: int
+    free: int
+    unified: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class HostFacts:
     """What of the machine enters decisions. Bytes; an empty text is what is not known, or not there."""
 
@@ -137,6 +147,7 @@ class HostFacts:
     cpu: int = 0  # logical cores
     gpu: str = ""  # nvidia | amd | intel | apple
     labels: tuple[tuple[str, str], ...] = ()  # sorted pairs
+    devices: tuple[Device, ...] = ()
 
     @property
     def memory_gib(self) -> int:

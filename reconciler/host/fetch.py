@@ -12,8 +12,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from time import time
@@ -36,11 +36,32 @@ Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Access:
+    """A bearer token, and the one host (with its port, as in an address) that may see it."""
+
+    token: str = field(default="", repr=False)
+    host: str = ""
+
+
+OPEN = Access()
+
+
+@dataclass(frozen=True, slots=True)
 class Fetched:
-    """What came: sha256 (hex) and size (bytes) of the file at the part's path."""
+    """What came: sha256 (hex) and size (bytes) of the file at the part's path, CRC-32 of each 16 MiB of it (hex)."""
 
     sha256: str
     size: int
+    blocks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a server says of a file without sending it. `size` in bytes, None where it does not say."""
+
+    size: int | None
+    validator: str
+    ranges: bool
 
 
 @dataclass(slots=True)
@@ -71,11 +92,30 @@ class Fetch:
             await self._client.aclose()
             self._client = None
 
-    async def get(self, url: str, path: Path, progress: Progress, expected: str = "") -> Fetched:
+    async def head(self, urls: str | Sequence[str], access: Access = OPEN) -> About:
+        """What the first address that answers says of its file. Raises Fault."""
+        raise NotImplementedError
+
+    async def read(self, urls: str | Sequence[str], start: int, length: int, access: Access = OPEN) -> bytes:
+        """`length` bytes (fewer at the end) from `start`; Fault NO_RANGES where only the whole is to be had."""
+        raise NotImplementedError
+
+    async def get(
+        self,
+        urls: str | Sequence[str],
+        path: Path,
+        progress: Progress,
+        expected: str = "",
+        *,
+        size: int | None = None,
+        access: Access = OPEN,
+        priority: int = 0,
+    ) -> Fetched:
         """Bring `url` to `path`, going on from what an earlier try left. Raises Fault.
 
         `expected` is a sha256 (hex) that the whole file must have; a part that does not match it is thrown away.
         """
+        url = urls if isinstance(urls, str) else urls[0]
         self._files.folder(path.parent)
         part = await asyncio.to_thread(_resume, path, url)
         if not (part.size is not None and part.done == part.size):

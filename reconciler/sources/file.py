@@ -11,12 +11,34 @@ from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.host.bulk import in_bulk
 from reconciler.host.fetch import Progress
 from reconciler.host.files import disk_faults, disk_full, nearest_folder
-from reconciler.sources import Brought, Request
+from reconciler.sources import Brought, Listing, Remote, Request, Tap
 
 
-async def bring(request: Request) -> Brought:
-    named = request.source.removeprefix("file:").removeprefix("//")
-    path = request.base / os.path.expanduser(named)  # noqa: PTH111  (pathlib's raises where there is no such user)
+async def find(source: str, tap: Tap) -> Listing:
+    path = _path(source, tap)
+    return Listing("", (Remote(path.name, (str(path),), path.stat().st_size),))
+
+
+async def bring(request: Request, tap: Tap) -> Brought:
+    path = Path(request.remote.urls[0])
+    tap.files.folder(request.part.parent)
+    size = path.stat().st_size
+    if size > shutil.disk_usage(nearest_folder(request.part)).free:
+        raise disk_full(request.part, size)
+    with tap.effects("copy", request.part):
+        digest = await in_bulk(_copy, path, request.part, request.progress)
+    return Brought(digest, size, path.name)
+
+
+async def peek(remote: Remote, start: int, length: int, tap: Tap) -> bytes:
+    with Path(remote.urls[0]).open("rb") as data:
+        data.seek(start)
+        return data.read(length)
+
+
+def _path(source: str, tap: Tap) -> Path:
+    named = source.removeprefix("file:").removeprefix("//")
+    path = tap.base / os.path.expanduser(named)  # noqa: PTH111  (pathlib's raises where there is no such user)
     if not path.is_file():
         raise Fault(
             "FILE_NOT_FOUND",
@@ -24,13 +46,7 @@ async def bring(request: Request) -> Brought:
             hint="a relative path counts from the folder of the manifest",
             kind=FaultClass.NEEDS_HUMAN,
         )
-    request.files.folder(request.part.parent)
-    size = path.stat().st_size
-    if size > shutil.disk_usage(nearest_folder(request.part)).free:
-        raise disk_full(request.part, size)
-    with request.effects("copy", request.part):
-        digest = await in_bulk(_copy, path, request.part, request.progress)
-    return Brought(digest, size, path.name)
+    return path
 
 
 def _copy(source: Path, target: Path, progress: Progress) -> str:

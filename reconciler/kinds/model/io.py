@@ -19,7 +19,7 @@ from reconciler.host.files import Files, disk_faults
 from reconciler.kinds.base import Tools
 from reconciler.kinds.model.rules import ModelRules, ModelState
 from reconciler.kinds.model.spec import ModelSpec, shown
-from reconciler.sources import Brought, Request, immutable, source_for
+from reconciler.sources import Brought, Request, Tap, source_for
 from reconciler.store.blobs import sha256_of, token
 from reconciler.store.ledger import Artifact
 
@@ -100,7 +100,8 @@ def _look(spec: ModelSpec, pin: Mapping[str, object], verified: Mapping[str, Art
 
 async def _renew(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
     """See what the source is now, whatever was pinned; what is in use stays so until the new bytes are here."""
-    found, pin = await immutable(spec.source), tools.ledger.pins().get(spec.pin, {})
+    found = (await source_for(spec.source).find(spec.source, _tap(tools))).resolved or spec.source
+    pin = tools.ledger.pins().get(spec.pin, {})
     if found == pin.get("resolved") and tools.blobs.holds(str(pin.get("sha256"))):
         return
     await _fetch(ref, replace(spec, locked="", resolved=found), tools, spec.sha256)
@@ -113,29 +114,31 @@ async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools, wanted: str | None = N
     pin = tools.ledger.pins().get(spec.pin, {})
     remembered = pin.get("resolved", "") if pin.get("sha256") == wanted else ""  # of other bytes, it leads astray
     resolved = spec.resolved or str(remembered)
+    source, tap = source_for(spec.source), _tap(tools)
+    listing = await source.find(resolved or spec.source, tap)
     request = Request(
-        resolved or spec.source,
+        listing.files[0],
+        part,
+        lambda done, total: tools.progress(ref, "fetching", done, total),
         spec.file,
         wanted,
-        part,
-        tools.base,
-        tools.files,
-        tools.effects,
-        tools.fetch,
-        lambda done, total: tools.progress(ref, "fetching", done, total),
     )
-    brought = await source_for(spec.source)(request)
+    brought = await source.bring(request, tap)
     if wanted and brought.sha256 != wanted:
         tools.fetch.discard(part)
         raise _mismatch(ref, spec, brought, wanted)
     try:
-        facts = await in_bulk(_judge, part, brought)
+        facts = await in_bulk(_judge, part, brought, listing.resolved)
     except Fault:
         tools.fetch.discard(part)
         raise
     tools.ledger.pin(spec.pin, facts)
     if not tools.blobs.holds(brought.sha256):
         tools.blobs.take(part, brought.sha256)
+
+
+def _tap(tools: Tools) -> Tap:
+    return Tap(tools.base, tools.files, tools.effects, tools.fetch)
 
 
 def _part(spec: ModelSpec, tools: Tools) -> Path:
@@ -156,7 +159,7 @@ def _mismatch(ref: Ref, spec: ModelSpec, brought: Brought, wanted: str) -> Fault
     )
 
 
-def _judge(path: Path, brought: Brought) -> dict[str, Any]:
+def _judge(path: Path, brought: Brought, resolved: str) -> dict[str, Any]:
     """What is to be pinned of a file. Raises Fault unless it is a whole GGUF."""
     try:
         header = read_header(path)
@@ -177,7 +180,7 @@ def _judge(path: Path, brought: Brought) -> dict[str, Any]:
         )
     licence, kind = header.keys.get("general.license"), header.keys.get("general.file_type")
     facts = {
-        "resolved": brought.resolved,
+        "resolved": resolved,
         "name": brought.name,
         "size": brought.size,
         "sha256": brought.sha256,
