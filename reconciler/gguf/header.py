@@ -18,7 +18,7 @@ MAX_KEYS = 65_536
 MAX_TENSORS = 1_000_000
 MAX_STRING = 64 << 20  # a chat template may be long; nothing else comes near
 MAX_DIMENSIONS = 8
-KEEP_ARRAY = 64  # arrays up to this many elements are kept, longer ones become their length
+KEEP_ARRAY = 1024  # arrays up to this many elements (one a layer, at most) are kept, longer ones become their length
 MAX_DEPTH = 4
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}

@@ -94,11 +94,30 @@ class Fetch:
 
     async def head(self, urls: str | Sequence[str], access: Access = OPEN) -> About:
         """What the first address that answers says of its file. Raises Fault."""
-        raise NotImplementedError
+        url = urls if isinstance(urls, str) else urls[0]
+        response = await self._opened().head(url, headers=_headers(url, access))
+        if response.status_code != 200:
+            raise _status_fault(url, response.status_code, response.headers)
+        length = response.headers.get("content-length", "")
+        ranges = response.headers.get("accept-ranges") == "bytes"
+        return About(int(length) if length.isdigit() else None, response.headers.get("etag", ""), ranges)
 
     async def read(self, urls: str | Sequence[str], start: int, length: int, access: Access = OPEN) -> bytes:
         """`length` bytes (fewer at the end) from `start`; Fault NO_RANGES where only the whole is to be had."""
-        raise NotImplementedError
+        url = urls if isinstance(urls, str) else urls[0]
+        span = {"Range": f"bytes={start}-{start + length - 1}"}
+        async with self._opened().stream("GET", url, headers=_headers(url, access) | span) as response:
+            if response.status_code != 206:
+                raise Fault("NO_RANGES", f"{_shown(url)} is to be had as a whole only", kind=FaultClass.PERMANENT)
+            return await response.aread()
+
+    def _opened(self) -> httpx2.AsyncClient:
+        import httpx2
+
+        if self._client is None:
+            timeout = httpx2.Timeout(STALL, connect=15.0)
+            self._client = httpx2.AsyncClient(timeout=timeout, follow_redirects=True, max_redirects=10)
+        return self._client
 
     async def get(
         self,
@@ -139,15 +158,12 @@ class Fetch:
     async def _transfer(self, part: _Part, progress: Progress) -> None:
         import httpx2
 
-        if self._client is None:
-            timeout = httpx2.Timeout(STALL, connect=15.0)
-            self._client = httpx2.AsyncClient(timeout=timeout, follow_redirects=True, max_redirects=10)
         headers = {"Accept-Encoding": "identity"}
         if part.done and part.validator:
             headers |= {"Range": f"bytes={part.done}-", "If-Range": part.validator}
         started = False
         try:
-            async with self._client.stream("GET", part.url, headers=headers) as response:
+            async with self._opened().stream("GET", part.url, headers=headers) as response:
                 self._check(response, part)
                 started = True
                 await self._receive(response, part, progress)
@@ -280,6 +296,14 @@ def _retry_after(headers: Mapping[str, str]) -> float:
     except (ValueError, TypeError):
         return 0.0
     return min(max(seconds, 0.0), 3600.0)
+
+
+def _headers(url: str, access: Access) -> dict[str, str]:
+    """What is asked with: the token goes to its own host only."""
+    headers = {"Accept-Encoding": "identity"}
+    if access.token and urlsplit(url).netloc == access.host:
+        headers["Authorization"] = f"Bearer {access.token}"
+    return headers
 
 
 def _shown(url: str) -> str:
