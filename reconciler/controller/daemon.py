@@ -281,6 +281,17 @@ class Controller:
         attempt = declared.attempt if declared is not None else ""
         task = group.create_task(self._carry_out(change, action, declared, attempt))
         self.work[change.ref] = Work(action, attempt, task)
+        # Not in the task itself: one that is cancelled before its first step never runs, not even its `finally`.
+        task.add_done_callback(lambda _: self._note_end(change.ref, action))
+
+    def _note_end(self, ref: Ref, action: Action) -> None:
+        log.info("end ref=%s action=%s", ref, action.verb)
+        if self.demands.get(ref) is action:
+            self.demands.pop(ref)
+        self.work.pop(ref, None)
+        self._ended.add(ref)
+        self.progress.pop(ref, None)
+        self.wake()
 
     async def _carry_out(self, change: Change, action: Action, declared: Declared | None, attempt: str) -> None:
         """intent → effect → outcome."""
@@ -319,14 +330,6 @@ class Controller:
                 self.stop()
             elif ledger.trouble(ref) is None:
                 self._trouble(ref, attempt, fault)
-        finally:
-            log.info("end ref=%s action=%s", ref, action.verb)
-            if demanded:
-                self.demands.pop(ref, None)
-            self.work.pop(ref, None)
-            self._ended.add(ref)
-            self.progress.pop(ref, None)
-            self.wake()
 
     def _trouble(self, ref: Ref, attempt: str, fault: Fault) -> None:
         earlier = self.tools.ledger.trouble(ref)
