@@ -17,6 +17,7 @@ from reconciler.controller.turn import View, Wanted, look, wanted_of
 from reconciler.core.diagnostics import Diagnostic, Refused
 from reconciler.core.ids import Ref
 from reconciler.core.status import stamp
+from reconciler.host import hardware
 from reconciler.host.effects import Denied, Effects
 from reconciler.host.fetch import Fetch
 from reconciler.host.files import Files
@@ -57,6 +58,7 @@ def tools_for(layout: Layout, base: Path, effects: Effects, ledger: Ledger, kind
         ledger=ledger,
         blobs=Blobs(layout, files, ledger, effects),
         look=found,
+        host=hardware.facts,
     )
     return tools
 
@@ -68,10 +70,45 @@ def looking(layout: Layout, base: Path) -> Iterator[Tools]:
         yield tools_for(layout, base, Denied(), ledger, KINDS)
 
 
-def preview(made: Reading, layout: Layout, targets: frozenset[Ref] = frozenset()) -> Planned:
-    """Look and plan, without any effect. Raises Refused."""
+def preview(made: Reading, layout: Layout, targets: frozenset[Ref] = frozenset(), ahead: bool = False) -> Planned:
+    """Look and plan, without any effect. Raises Refused.
+
+    With `ahead` sources that were never looked at are asked what they hold, as far as they answer soon.
+    """
     with looking(layout, made.manifest.path.parent) as tools:
+        if ahead:
+            from reconciler.kinds.model.ahead import look_ahead
+
+            specs = [d.spec for ref, d in wanted_of(made, layout).resources.items() if ref.kind == "model"]
+            look_ahead(specs, tools)
         return planned(made, targets, tools, KINDS)
+
+
+async def inspect(what: str, settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What a file or a source is, by its headers alone. `path` is the manifest, whose `hub` counts if it is there.
+
+    Raises Refused or Fault.
+    """
+    from pydantic import ValidationError
+
+    from reconciler.kinds.model.inspect import inspect as look_into
+    from reconciler.kinds.model.spec import ModelSection, resolve
+
+    local = Path(what).expanduser()
+    source = f"file:{local.absolute()}" if local.exists() else what
+    try:
+        section = ModelSection(source=source, **settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if part not in ("plain", "mapping"))
+        hint = "it is neither a file here nor a source" if key == "source" else ""
+        raise Refused([Diagnostic(f"{first['msg'].removeprefix('Value error, ')}", path=key, hint=hint)]) from error
+    hub = reading(path).manifest.stack.hub if path.exists() else None
+    with looking(Layout(Path("/nonexistent")), path.parent) as tools:
+        try:
+            return await look_into(resolve(section, {}, hub)[""], tools)
+        finally:
+            await tools.fetch.close()
 
 
 def conditions(path: Path, layout: Layout) -> tuple[View, Generation | None, tuple[Diagnostic, ...]]:

@@ -33,6 +33,7 @@ VERBS = {
     "schema": "Print the JSON Schema of the manifest, or of what is printed and asked.",
     "fmt": "Tidy the manifest; comments, order and quotes stay.",
     "explain": "Say what a key means, and who set it.",
+    "inspect": "Say what a model file or a source is, and whether it fits this machine; only headers are read.",
     "init": "Write a manifest that fits this machine.",
 }
 

@@ -61,9 +61,23 @@ def _told(found: Meaning, manifest: Manifest | None, values: Any, place: Place) 
     where = document.where(found.path, key=True) if given else None
     at = {"file": where.file, "line": where.line, "column": where.column} if where else None
     out |= {"value": value_at(values, found.path), "set_by": at}
+    if chosen := _chosen(found, manifest, place):
+        out["chosen"] = chosen
     if condition := _left_out(found, manifest, place):
         out["left_out"] = condition
     return out
+
+
+def _chosen(found: Meaning, manifest: Manifest, place: Place) -> dict[str, Any]:
+    """What the lock says was chosen for a quantization, and why; empty where it says nothing."""
+    from reconciler.kinds.model.spec import resolve
+
+    match found.path:
+        case ("models", str(name), "quant") if name in manifest.stack.models:
+            spec = resolve(manifest.stack.models[name], {})[""]
+            pin = place.read().lock.pins.get(spec.pin, {})
+            return {key: pin[key] for key in ("quant", "name", "bits", "why") if key in pin}
+    return {}
 
 
 def _left_out(found: Meaning, manifest: Manifest, place: Place) -> str:
@@ -91,9 +105,13 @@ def _lines(key: str, told: dict[str, Any]) -> list[str]:
             rows.append(("value", ", ".join(told["value"]) or "none"))
         at = told["set_by"]
         rows.append(("set by", f"{at['file']}:{at['line']}:{at['column']}" if at else "default"))
+    if chosen := told.get("chosen"):
+        bits = f", {chosen['bits']} bits a weight" if "bits" in chosen else ""
+        rows.append(("chosen", f"{chosen.get('quant', 'unknown')} ({chosen.get('name', '')}{bits}), by the lock"))
+        rows += [("", line) for line in chosen.get("why", ())]
     if "left_out" in told:
         rows.append(("left out", f"not for this machine: `{told['left_out']}` does not hold here"))
-    lines += [f"  {click.style((name + ':').ljust(9), dim=True)} {text}" for name, text in rows]
+    lines += [f"  {click.style((name + ':' if name else '').ljust(9), dim=True)} {text}" for name, text in rows]
     if told["keys"]:
         width = max(len(name) for name in told["keys"])
         lines += ["  keys:", *(f"    {name.ljust(width)}  {text}".rstrip() for name, text in told["keys"].items())]

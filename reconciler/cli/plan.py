@@ -17,6 +17,7 @@ from reconciler.core.diagnostics import Exit, Refused
 @click.option("--all", "everything", is_flag=True, help="Show what stays as it is, too.")
 @click.option("--all-drift", is_flag=True, help="Show drift that is left so, too.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan, for `apply FILE`.")
+@click.option("--offline", is_flag=True, help="Ask no source what it holds, where that is not known yet.")
 @targets
 @verb("plan")
 def command(
@@ -25,10 +26,11 @@ def command(
     everything: bool = False,
     all_drift: bool = False,
     out: Path | None = None,
+    offline: bool = False,
 ) -> None:
     reading = place.read()
     layout = place.layout(reading.manifest)
-    made = preview(reading, layout, place.refs(target))
+    made = preview(reading, layout, place.refs(target), ahead=not offline)
     plan = made.view.plan
     if out is not None:
         try:

@@ -35,6 +35,10 @@ async def recover(tools: Tools, kinds: Mapping[str, Kind], generations: Generati
     for row in tools.ledger.processes():
         settle(row, tools)
     await _reap(tools)
+    known = {tools.layout.key(row.nonce) for row in tools.ledger.processes()}
+    for key in tools.layout.key("").glob("*"):
+        if key not in known:
+            tools.files.remove(key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,9 +37,10 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
-def pin_key(source: str, file: str = "", platform: str = "") -> str:
-    """How a pin is known: by its source, the file asked for, and the platform where the bytes depend on one."""
-    return canonical([source, file, platform])
+def pin_key(source: str, file: str = "", platform: str = "", asked: str = "") -> str:
+    """How a pin is known: by its source, the file asked for, the platform where the bytes depend on one, and what
+    else was asked for (a quantization, a projector)."""
+    return canonical([source, file, platform, *([asked] if asked else [])])
 
 
 def _plain(value: Any) -> Any:

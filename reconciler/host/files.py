@@ -67,6 +67,15 @@ class Files:
             source.replace(target)
             sync_folder(target.parent)
 
+    def link(self, path: Path, target: Path) -> None:
+        """Make `path` a symbolic link to `target`, replacing what is there."""
+        with self.effects("link", path), disk_faults(path):
+            spare = path.with_name(f".{path.name}.new")
+            spare.unlink(missing_ok=True)
+            spare.symlink_to(target)
+            spare.replace(path)
+            sync_folder(path.parent)
+
     def remove(self, path: Path) -> None:
         """Remove a file; gone already is fine."""
         if path.is_symlink() or path.exists():

@@ -64,6 +64,11 @@ class Layout:
         return self.root / "artifacts" / "quarantine"
 
     @property
+    def views(self) -> Path:
+        """Folders of links to blobs, under the names that engines look for."""
+        return self.root / "artifacts" / "views"
+
+    @property
     def generations(self) -> Path:
         return self.root / "generations"
 

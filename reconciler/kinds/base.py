@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from reconciler.core.ids import Ref
 from reconciler.core.kind import Rules
 from reconciler.core.plan import Action
-from reconciler.core.state import Declared, Observation
+from reconciler.core.state import Declared, HostFacts, Observation
 from reconciler.host.effects import Effects
 from reconciler.host.fetch import Fetch
 from reconciler.host.files import Files
@@ -38,6 +38,9 @@ class Tools:
     look: Callable[[Ref], Any] = lambda ref: (
         None
     )  # another kind's resource as it is observed now; None when it is not there
+    host: Callable[[], HostFacts] = HostFacts
+    ahead: dict[str, str] = field(default_factory=dict)  # by pin: what a source holds, for a plan only
+    bringing: dict[str, asyncio.Lock] = field(default_factory=dict)  # by sha256 or part: who brings it now
     watched: dict[str, Watched] = field(default_factory=dict)  # by nonce
     downloads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(3))
     progress: Callable[[Ref, str, int, int | None], None] = lambda ref, what, done, total: None

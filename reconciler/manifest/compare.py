@@ -20,8 +20,8 @@ def differences(left: Reading, right: Reading) -> list[FieldChange]:
     for key in sorted({*left.lock.pins, *right.lock.pins}):
         before, after = left.lock.pins.get(key), right.lock.pins.get(key)
         if before != after:
-            source, _, platform = json.loads(key)
-            path = f"{shown(source)} in the lock" + (f" for {platform}" if platform else "")
+            source, _, platform, *asked = json.loads(key)
+            path = f"{shown(source)} in the lock" + "".join(f" for {what}" for what in (platform, *asked) if what)
             fields.append(FieldChange(path, before and before["sha256"], after and after["sha256"]))
     return fields
 

@@ -24,7 +24,7 @@ MAX_FILES = 200
 MAX_TOTAL = 16 << 20  # bytes of all files together
 
 SECTIONS = ("engines", "models", "providers", "routes", "mcp_servers")  # merged by name
-SETTINGS = ("gateway", "limits")  # merged by key
+SETTINGS = ("gateway", "hub", "limits")  # merged by key
 LISTS = ("policy",)  # joined
 
 Key = tuple[str | int, ...]

@@ -19,8 +19,17 @@ from reconciler.core.ids import digest_of, pin_key
 from reconciler.kinds.model.spec import shown
 
 FORMAT = 1
-KEYS = ("source", "file", "platform")
-HEAD = ("source", "file", "platform", "resolved", "name", "size", "sha256")  # in this order, the rest after them
+KEYS = ("source", "file", "platform", "asked")
+HEAD = (
+    "source",
+    "file",
+    "platform",
+    "asked",
+    "resolved",
+    "name",
+    "size",
+    "sha256",
+)  # in this order, the rest after them
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MARKER = re.compile(rb"^(<<<<<<< |=======$|>>>>>>> |\|\|\|\|\|\|\| )", re.MULTILINE)
@@ -38,7 +47,7 @@ class Lock:
         """The one text of these pins."""
         entries = []
         for key in sorted(self.pins):
-            facts = {**dict(zip(KEYS, json.loads(key), strict=True)), **self.pins[key]}
+            facts = {**dict(zip(KEYS, json.loads(key), strict=False)), **self.pins[key]}
             order = [*(k for k in HEAD if facts.get(k) not in (None, "")), *sorted(set(facts) - set(HEAD))]
             entries.append({k: facts[k] for k in order})
         return json.dumps({"version": FORMAT, "pins": entries}, indent=2, ensure_ascii=False) + "\n"
@@ -49,21 +58,31 @@ class Lock:
 
     def learned(self, found: Mapping[str, Facts], keys: Iterable[str]) -> Lock:
         """With what was `found` for those of the keys that are not pinned yet; what is pinned stays as it is."""
-        new = {key: found[key] for key in keys if key in found and key not in self.pins}
+        new = {key: found[key] for key in keys if key not in self.pins and whole(found.get(key, {}))}
         return Lock({**self.pins, **new}) if new else self
 
     def renewed(self, found: Mapping[str, Facts]) -> Lock:
         """With what was found, whatever was pinned before."""
         return Lock({**self.pins, **found})
 
-    def pruned(self, wanted: Iterable[tuple[str, str]]) -> Lock:
+    def pruned(self, wanted: Iterable[tuple[str, str, str]]) -> Lock:
         """Without the pins of sources that no entry of the manifest names, on any platform."""
         named = set(wanted)
-        return Lock({key: facts for key, facts in self.pins.items() if tuple(json.loads(key)[:2]) in named})
+        return Lock({key: facts for key, facts in self.pins.items() if _asked(key) in named})
 
     def extends(self, earlier: Lock, keys: Iterable[str]) -> bool:
         """Whether it says all that the earlier one said of these keys."""
         return all(self.pins.get(key) == earlier.pins[key] for key in keys if key in earlier.pins)
+
+
+def whole(facts: Facts) -> bool:
+    """Whether what was found says which bytes are meant; a source that was only looked at may not."""
+    return all(file.get("sha256") for file in (facts, *facts.get("also", ())))
+
+
+def _asked(key: str) -> tuple[str, str, str]:
+    source, file, _, *asked = json.loads(key)
+    return source, file, asked[0] if asked else ""
 
 
 def beside(manifest: Path) -> Path:
@@ -124,7 +143,19 @@ def _problem(entry: Any) -> str:
         return "its sha256 must have 64 lower-case hexadecimal digits"
     if type(entry.get("size", 0)) is not int or entry.get("size", 0) < 0:
         return "its size must be a number of bytes"
+    if not isinstance(entry.get("also", []), list) or not all(_is_file(file) for file in entry.get("also", [])):
+        return "its further files must each have role, name, size and sha256"
     return ""
+
+
+def _is_file(file: Any) -> bool:
+    return (
+        isinstance(file, dict)
+        and all(isinstance(file.get(k), str) for k in ("role", "name", "sha256"))
+        and _SHA256.fullmatch(file["sha256"]) is not None
+        and type(file.get("size")) is int
+        and file["size"] >= 0
+    )
 
 
 def _lines(text: bytes) -> list[int]:

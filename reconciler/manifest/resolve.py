@@ -45,7 +45,10 @@ def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lo
         where = manifest.where("models", name)
         if process in no or runs not in out:
             continue
-        out[bytes_] = Declared(bytes_, model.resolve(entry, lock.pins), (), where, entry.protect, _drift(entry))
+        made = model.resolve(entry, lock.pins, stack.hub)
+        beside = {suffix: Ref("model", f"{name}{suffix}") for suffix in made}
+        for suffix, spec_of in made.items():
+            out[beside[suffix]] = Declared(beside[suffix], spec_of, (), where, entry.protect, _drift(entry))
         spec = server.ServerSpec(
             name=name,
             engine=entry.engine,
@@ -60,8 +63,15 @@ def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lo
             cache_v=entry.cache_type.v,
             options=server.sorted_pairs(entry.options),
             env=tuple(sorted(entry.env.items())),
+            extras=tuple(
+                server.Extra(f"{name}{suffix}", part.role, out[beside[suffix]].digest, model.scale(entry, suffix))
+                for suffix, part in made.items()
+                if suffix
+            ),
+            at_most=entry.memory.at_most or 0,
+            force=entry.force,
         )
-        out[process] = Declared(process, spec, (runs, bytes_), where, entry.protect, _drift(entry))
+        out[process] = Declared(process, spec, (runs, *beside.values()), where, entry.protect, _drift(entry))
     routes = tuple(
         gateway.RouteSpec(name, entry.aliases, entry.task, entry.context) for name, entry in sorted(models.items())
     )

@@ -21,7 +21,7 @@ from reconciler.core.section import (
 from reconciler.kinds.engine.spec import EngineSection
 from reconciler.kinds.gateway.spec import GatewaySection, RouteSection
 from reconciler.kinds.mcp.spec import McpSection
-from reconciler.kinds.model.spec import ModelSection
+from reconciler.kinds.model.spec import HubSection, ModelSection
 from reconciler.kinds.provider.spec import ProviderSection
 
 
@@ -40,7 +40,7 @@ class Limits(Section):
     """How full the disk may become: a share of it, or the size of the data root."""
     downloads: Annotated[int, Field(ge=1, le=32, strict=True)] = 3
     """Downloads at the same time."""
-    bandwidth: Annotated[Literal["none"] | Bandwidth, Later()] = "none"
+    bandwidth: Literal["none"] | Bandwidth = "none"
     """How much all downloads together may take: `10MB/s`."""
     override: Truth = False
     """Whether these keys win over the same keys in another file."""
@@ -65,6 +65,8 @@ class Stack(Section):
     """Programs that run models. `embedded` is always there."""
     models: dict[Name, ModelSection] = {}
     """Models to have and to serve."""
+    hub: HubSection = HubSection()
+    """The model hub that `hf:` sources are repositories of."""
     providers: Annotated[dict[Name, ProviderSection], Later()] = {}
     """AI services elsewhere, whose models are asked for as provider/model."""
     routes: Annotated[dict[Name, RouteSection], Later()] = {}

@@ -120,7 +120,10 @@ def _write_routes(spec: GatewaySpec, aim: Mapping[str, Target], tools: Tools) ->
         model["created"] = int(time.time())
         if model["target"] is not None:
             nonce = model["target"]["id"].partition("#")[2]
-            model["target"]["key"] = tools.layout.key(nonce).read_text()
+            try:
+                model["target"]["key"] = tools.layout.key(nonce).read_text()
+            except FileNotFoundError:
+                model["target"] = None  # nobody may ask a server whose key is lost; it is being replaced
     document |= {"serial": time.time_ns(), "digest": digest}
     tools.files.write(tools.layout.routes, json.dumps(document, indent=1).encode())
     return digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -9,22 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.core.diagnostics import Fault, FaultClass
-from reconciler.core.ids import Ref
+from reconciler.core.ids import Ref, canonical
 from reconciler.core.plan import Action
 from reconciler.core.state import Declared, Found, Observation
-from reconciler.gguf import header as gguf
-from reconciler.gguf.quant import named
+from reconciler.host import secrets
 from reconciler.host.bulk import in_bulk
+from reconciler.host.fetch import Progress
 from reconciler.host.files import Files, disk_faults
 from reconciler.kinds.base import Tools
 from reconciler.kinds.model.rules import ModelRules, ModelState
-from reconciler.kinds.model.spec import ModelSpec, shown
-from reconciler.sources import Brought, Request, Tap, source_for
+from reconciler.kinds.model.spec import ModelSpec, Piece, pieces, shown
+from reconciler.kinds.model.survey import Survey, facts_of, judge_file, survey
+from reconciler.sources import Brought, Hub, Remote, Request, Tap, source_for
 from reconciler.store.blobs import sha256_of, token
 from reconciler.store.ledger import Artifact
-
-HEADER_STEP = 1 << 20
-HEADER_MOST = 256 << 20
 
 
 class ModelKind:
@@ -36,27 +35,32 @@ class ModelKind:
         verified = {artifact.digest: artifact for artifact in tools.ledger.artifacts()}
         out: dict[Ref, Observation] = {}
         for ref in refs:
-            spec = desired[ref].spec if ref in desired else ModelSpec(**owned[ref].spec)
-            out[ref] = Found(_look(spec, pins.get(spec.pin, {}), verified, tools))
+            spec = desired[ref].spec if ref in desired else ModelSpec.of(owned[ref].spec)
+            out[ref] = Found(_look(spec, pins.get(spec.pin), verified, tools))
         return out
 
     async def apply(self, action: Action, ref: Ref, declared: Declared | None, tools: Tools) -> None:
         if declared is None:
-            spec = ModelSpec(**tools.ledger.owned()[ref].spec)
-            if action.verb == "purge" and (sha256 := _sha256(spec, tools)) not in _needed(tools, besides=ref):
-                await in_bulk(tools.blobs.remove, sha256)
+            spec = ModelSpec.of(tools.ledger.owned()[ref].spec)
+            if action.verb == "purge":
+                for sha256 in _digests(spec, tools) - _needed(tools, besides=ref):
+                    await in_bulk(tools.blobs.remove, sha256)
             tools.ledger.disown(ref)
             return
         spec = declared.spec
         match action.verb:
+            case "resolve":
+                await _resolve(ref, spec, tools)
+                return
             case "fetch":
                 async with tools.downloads:
                     await _fetch(ref, spec, tools)
             case "renew":
-                async with tools.downloads:
-                    await _renew(ref, spec, tools)
+                await _renew(ref, spec, tools)
             case "verify":
-                await _verify(ref, _sha256(spec, tools), tools)
+                for piece in _pieces(spec, tools.ledger.pins().get(spec.pin)):
+                    if not tools.blobs.holds(piece.sha256):
+                        await _verify(ref, piece.sha256, tools)
         tools.fetch.discard(_part(spec, tools))  # a crash may have left its sidecar, whichever action comes after it
         tools.ledger.own(ref, declared.digest, spec)
 
@@ -70,21 +74,48 @@ class ModelKind:
 def _needed(tools: Tools, besides: Ref | None = None) -> set[str]:
     """The sha256 of everything that models which are owned are made of."""
     owned = {ref: o for ref, o in tools.ledger.owned().items() if ref.kind == ModelKind.name and ref != besides}
-    return {_sha256(ModelSpec(**o.spec), tools) for o in owned.values()}
+    return {sha256 for o in owned.values() for sha256 in _digests(ModelSpec.of(o.spec), tools)}
 
 
-def _sha256(spec: ModelSpec, tools: Tools) -> str:
-    """Which bytes are meant: the manifest's word, the lock's, or what was found first."""
-    return spec.sha256 or spec.locked or str(tools.ledger.pins().get(spec.pin, {}).get("sha256", ""))
+def _digests(spec: ModelSpec, tools: Tools) -> set[str]:
+    return {piece.sha256 for piece in _pieces(spec, tools.ledger.pins().get(spec.pin))}
 
 
-def _look(spec: ModelSpec, pin: Mapping[str, object], verified: Mapping[str, Artifact], tools: Tools) -> ModelState:
-    sha256 = spec.sha256 or spec.locked or str(pin.get("sha256", ""))
-    if not sha256:
-        return ModelState()
-    record, seen = verified.get(sha256), token(tools.layout.blob(sha256))
-    pinned = int(str(pin.get("size", 0))) if pin.get("sha256") == sha256 else spec.size
-    known = record.size if record else pinned
+def _pieces(spec: ModelSpec, pin: Mapping[str, Any] | None) -> tuple[Piece, ...]:
+    """Which files are meant: the manifest's word, the lock's, or what was found first."""
+    known = spec.pieces or pieces(pin or {})
+    if spec.sha256 and not (known and known[0].sha256 == spec.sha256):
+        return (Piece(spec.role, "", 0, spec.sha256),)
+    return known if spec.projector else tuple(p for p in known if p.role == spec.role)
+
+
+def _look(spec: ModelSpec, pin: Mapping[str, Any] | None, verified: Mapping[str, Artifact], tools: Tools) -> ModelState:
+    """All files of one model, seen together."""
+    meant = _pieces(spec, pin)
+    shape = spec.shape or canonical((pin or {}).get("shape", {}))
+    ahead = tools.ahead.get(spec.pin, "")
+    found = bool(meant) or pin is not None
+    if not meant:
+        total = sum(int(f.get("size") or 0) for f in ((pin or {}), *(pin or {}).get("also", ())))
+        return ModelState(size=total, found=found, shape=shape, ahead=ahead)
+    seen = [_look_at(piece, verified, tools) for piece in meant]
+    return ModelState(
+        sha256=meant[0].sha256,
+        size=sum(s.size for s in seen),
+        present=all(s.present for s in seen),
+        suspect=next((s.suspect for s in seen if s.suspect), ""),
+        lost=next((s.lost for s in seen if s.lost), ""),
+        token=" ".join(s.token for s in seen) if all(s.token for s in seen) else "",
+        pieces=meant,
+        found=found,
+        shape=shape,
+        ahead=ahead,
+    )
+
+
+def _look_at(piece: Piece, verified: Mapping[str, Artifact], tools: Tools) -> ModelState:
+    sha256, record, seen = piece.sha256, verified.get(piece.sha256), token(tools.layout.blob(piece.sha256))
+    known = record.size if record else piece.size
     if seen is None:
         return ModelState(sha256, known, lost="its file is gone from the store" if record else "")
     size = int(seen.split(":")[1])
@@ -98,51 +129,140 @@ def _look(spec: ModelSpec, pin: Mapping[str, object], verified: Mapping[str, Art
     return ModelState(sha256, size, present=True, token=seen)
 
 
+# -- looking at a source --------------------------------------------------------------------------------------------
+
+
+async def _resolve(ref: Ref, spec: ModelSpec, tools: Tools) -> Survey:
+    """See what the source holds, choose, and note it: only which bytes it is may still be unknown."""
+    tools.progress(ref, f"looking at {shown(spec.source)}", 0, None)
+    seen = await surveyed(spec, spec.resolved or spec.source, tools)
+    tools.ledger.pin(spec.pin, seen.facts)
+    for line in seen.why:
+        tools.ledger.event(str(ref), "Considered", line)
+    return seen
+
+
 async def _renew(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
     """See what the source is now, whatever was pinned; what is in use stays so until the new bytes are here."""
-    found = (await source_for(spec.source).find(spec.source, _tap(tools))).resolved or spec.source
+    anew = replace(spec, locked="", resolved="", size=0, pieces=(), shape="")
     pin = tools.ledger.pins().get(spec.pin, {})
-    if found == pin.get("resolved") and tools.blobs.holds(str(pin.get("sha256"))):
+    seen = await surveyed(anew, spec.source, tools)
+    same = pin.get("resolved") and seen.facts.get("resolved") == pin.get("resolved")
+    if same and all(tools.blobs.holds(piece.sha256) for piece in pieces(pin)) and pieces(pin):
         return
-    await _fetch(ref, replace(spec, locked="", resolved=found), tools, spec.sha256)
+    if pieces(seen.facts) and all(piece.sha256 for piece in pieces(seen.facts)):
+        tools.ledger.pin(spec.pin, seen.facts)
+        return
+    async with tools.downloads:
+        await _bring(ref, anew, seen, tools, spec.sha256)
 
 
-async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools, wanted: str | None = None) -> None:
+async def surveyed(spec: ModelSpec, source: str, tools: Tools) -> Survey:
+    """What a source (the spec's own, or its immutable form) holds of what the spec asks for. Raises Fault."""
+    tap = tap_for(spec, tools)
+    listing = await source_for(source).find(source, tap)
+    return await survey(listing, spec, tap, tools.host())
+
+
+def tap_for(spec: ModelSpec, tools: Tools) -> Tap:
+    """What a source needs, with the secrets that the spec refers to. Raises Fault where one is missing."""
+    hub = Hub(spec.hub.endpoint, spec.hub.mirrors, _secret(spec.hub.token, tools))
+    return Tap(tools.base, tools.files, tools.effects, tools.fetch, hub, _secret(spec.token, tools))
+
+
+def _secret(reference: str, tools: Tools) -> str:
+    return secrets.resolve(reference, tools.base) if reference else ""
+
+
+# -- bringing bytes -------------------------------------------------------------------------------------------------
+
+
+async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
     """Bring the bytes, judge them, and only then let them into the store."""
-    part = _part(spec, tools)
-    wanted = _sha256(spec, tools) if wanted is None else wanted
     pin = tools.ledger.pins().get(spec.pin, {})
-    remembered = pin.get("resolved", "") if pin.get("sha256") == wanted else ""  # of other bytes, it leads astray
-    resolved = spec.resolved or str(remembered)
-    source, tap = source_for(spec.source), _tap(tools)
-    listing = await source.find(resolved or spec.source, tap)
-    request = Request(
-        listing.files[0],
-        part,
-        lambda done, total: tools.progress(ref, "fetching", done, total),
-        spec.file,
-        wanted,
-    )
-    brought = await source.bring(request, tap)
-    if wanted and brought.sha256 != wanted:
+    wanted = spec.sha256 or spec.locked or str(pin.get("sha256", ""))
+    remembered = pin.get("resolved", "") if pin.get("sha256", wanted) == wanted else ""  # of other bytes, it misleads
+    source = spec.resolved or str(remembered) or spec.source
+    known = _pieces(spec, pin)
+    if known and known[0].name and all(piece.sha256 for piece in known):
+        seen = await _as_known(spec, source, known, tools)
+    else:
+        seen = await surveyed(spec, source, tools)
+    await _bring(ref, spec, seen, tools, wanted)
+
+
+async def _as_known(spec: ModelSpec, source: str, known: tuple[Piece, ...], tools: Tools) -> Survey:
+    """The files that a pin names, at their source. Nothing is asked of it while all of them are in the store."""
+    if all(tools.blobs.holds(piece.sha256) for piece in known):
+        remotes = tuple((piece.role, Remote(piece.name, (), piece.size, piece.sha256)) for piece in known)
+        return Survey(remotes, spec.resolved)
+    listing = await source_for(source).find(source, tap_for(spec, tools))
+    if listing.opaque:
+        return Survey(((spec.role, listing.files[0]),), listing.resolved, licence=listing.licence, opaque=True)
+    there = {remote.name: remote for remote in listing.files}
+    if len(known) == len(listing.files) == 1:
+        there[known[0].name] = listing.files[0]
+    if gone := [piece.name for piece in known if piece.name not in there]:
+        raise Fault(
+            "FILE_NOT_FOUND",
+            f"{shown(source)} no longer holds {', '.join(gone)}, which the lock names",
+            hint="see what it holds now with `reconcile lock --upgrade`",
+            kind=FaultClass.PERMANENT,
+        )
+    remotes = tuple((piece.role, replace(there[piece.name], size=piece.size or None)) for piece in known)
+    return Survey(remotes, listing.resolved, licence=listing.licence)
+
+
+async def _bring(ref: Ref, spec: ModelSpec, seen: Survey, tools: Tools, wanted: str) -> None:
+    """Every file of what was chosen, one after the other; `wanted` is the sha256 of the first, if that is known."""
+    tap, known = tap_for(spec, tools), _pieces(spec, tools.ledger.pins().get(spec.pin))
+    total = sum(remote.size or 0 for _, remote in seen.remotes) or None
+    done: list[Brought] = []
+
+    def progress(part: int, size: int | None) -> None:
+        before = sum(b.size for b in done)
+        tools.progress(ref, "fetching", before + part, total if len(seen.remotes) > 1 else size)
+
+    for i, (role, remote) in enumerate(seen.remotes):
+        expected = wanted if i == 0 and wanted else _known(known, role, remote)
+        done.append(await _one(ref, spec, seen, i, expected, tap, tools, progress))
+    paths = [tools.layout.blob(b.sha256) for b in done]
+    tools.ledger.pin(spec.pin, await in_bulk(facts_of, seen, spec, paths, done))
+
+
+def _known(known: tuple[Piece, ...], role: str, remote: Remote) -> str:
+    return next((p.sha256 for p in known if (p.role, p.name) == (role, remote.name)), remote.sha256)
+
+
+async def _one(
+    ref: Ref, spec: ModelSpec, seen: Survey, number: int, wanted: str, tap: Tap, tools: Tools, progress: Progress
+) -> Brought:
+    """One file into the store, unless it is there; two models that want the same file wait for each other."""
+    role, remote = seen.remotes[number]
+    part = _part(spec, tools, number)
+    lock = tools.bringing.setdefault(wanted or str(part), asyncio.Lock())
+    async with lock:
+        if wanted and tools.blobs.holds(wanted):
+            return Brought(wanted, tools.layout.blob(wanted).stat().st_size, remote.name)
+        source = source_for(spec.source)
+        brought = await source.bring(Request(remote, part, progress, spec.file, wanted, spec.priority), tap)
+        if wanted and brought.sha256 != wanted:
+            tools.fetch.discard(part)
+            raise _mismatch(ref, spec, brought, wanted)
+        try:
+            await in_bulk(judge_file, part, brought, role)
+        except Fault:
+            tools.fetch.discard(part)
+            raise
+        if not tools.blobs.holds(brought.sha256):
+            tools.blobs.take(part, brought.sha256)
         tools.fetch.discard(part)
-        raise _mismatch(ref, spec, brought, wanted)
-    try:
-        facts = await in_bulk(_judge, part, brought, listing.resolved)
-    except Fault:
-        tools.fetch.discard(part)
-        raise
-    tools.ledger.pin(spec.pin, facts)
-    if not tools.blobs.holds(brought.sha256):
-        tools.blobs.take(part, brought.sha256)
+        return brought
 
 
-def _tap(tools: Tools) -> Tap:
-    return Tap(tools.base, tools.files, tools.effects, tools.fetch)
-
-
-def _part(spec: ModelSpec, tools: Tools) -> Path:
-    return tools.layout.partial / hashlib.sha256(spec.pin.encode()).hexdigest()[:32]
+def _part(spec: ModelSpec, tools: Tools, number: int = 0) -> Path:
+    name = hashlib.sha256(spec.pin.encode()).hexdigest()[:32]
+    return tools.layout.partial / (f"{name}.{number}" if number else name)
 
 
 def _mismatch(ref: Ref, spec: ModelSpec, brought: Brought, wanted: str) -> Fault:
@@ -157,59 +277,6 @@ def _mismatch(ref: Ref, spec: ModelSpec, brought: Brought, wanted: str) -> Fault
         hint=f"{remedy} if this file is the one you mean; otherwise distrust the source",
         kind=FaultClass.PERMANENT,
     )
-
-
-def _judge(path: Path, brought: Brought, resolved: str) -> dict[str, Any]:
-    """What is to be pinned of a file. Raises Fault unless it is a whole GGUF."""
-    try:
-        header = read_header(path)
-    except gguf.NotGguf as error:
-        hint = "the address leads to a web page; use the direct download link" if _html(path) else ""
-        raise Fault(
-            "NOT_A_GGUF",
-            f"{brought.name} is not a GGUF model: {error}",
-            hint=hint or "models are GGUF files here",
-            kind=FaultClass.PERMANENT,
-        ) from error
-    if header.size > brought.size:
-        raise Fault(
-            "TRUNCATED",
-            f"{brought.name} has {brought.size} bytes, but its header describes {header.size}",
-            hint="the file at the source is incomplete",
-            kind=FaultClass.PERMANENT,
-        )
-    licence, kind = header.keys.get("general.license"), header.keys.get("general.file_type")
-    facts = {
-        "resolved": resolved,
-        "name": brought.name,
-        "size": brought.size,
-        "sha256": brought.sha256,
-        "header": sha256_of(path, most=header.data),
-        "quant": named(kind) if type(kind) is int else None,
-        "licence": licence if isinstance(licence, str) else None,
-    }
-    return {key: value for key, value in facts.items() if value not in (None, "")}
-
-
-def read_header(path: Path) -> gguf.Header:
-    """The header of a local GGUF file. Raises NotGguf; reads no more than the header needs."""
-    wanted = HEADER_STEP
-    with path.open("rb") as data:
-        while True:
-            data.seek(0)
-            buffer = data.read(wanted)
-            try:
-                return gguf.parse(buffer)
-            except gguf.Short as short:
-                if len(buffer) < wanted or wanted >= HEADER_MOST:
-                    raise gguf.NotGguf(f"it ends after {len(buffer)} bytes, inside its own header") from short
-                wanted = min(max(wanted * 2, short.needed), HEADER_MOST)
-
-
-def _html(path: Path) -> bool:
-    with path.open("rb") as data:
-        start = data.read(512).lstrip().lower()
-    return start.startswith((b"<!doctype html", b"<html"))
 
 
 async def _verify(ref: Ref, sha256: str, tools: Tools) -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from reconciler.core.ids import Ref
+from reconciler.core.ids import Ref, canonical
 from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price, human_bytes
-from reconciler.core.state import Drift, World
+from reconciler.core.state import VOLATILE, Drift, World
 from reconciler.core.status import Condition, no, yes
-from reconciler.kinds.model.spec import ModelSpec, shown
+from reconciler.kinds.fit import Demand, Fit, judged
+from reconciler.kinds.model.spec import MMPROJ, MODEL, ModelSpec, Piece, pieces, shown
 
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """What is known of a model's bytes. `sha256` is empty before a source without one was fetched for the first time.
+    """What is known of a model's bytes, of all its files together; `sha256` is that of the first one.
 
-    `suspect` says why the file must be proved again before it is used; `lost` why it is to be fetched again.
+    `sha256` is empty before its source was looked at, or where the source does not say it before the first download.
+    `suspect` says why a file must be proved again before it is used; `lost` why one is to be fetched again. `found`
+    says that its source was looked at. `shape` (JSON) is what its need of memory follows from; `ahead` what a look at
+    the source that nobody wrote down gave (JSON).
     """
 
     sha256: str = ""
@@ -24,10 +31,19 @@ class ModelState:
     suspect: str = ""
     lost: str = ""
     token: str = ""
+    pieces: tuple[Piece, ...] = ()
+    found: bool = False
+    shape: str = ""
+    ahead: str = field(default="", metadata=VOLATILE)
 
     @property
     def usable(self) -> bool:
         return self.present and not self.suspect
+
+    @property
+    def foreseen(self) -> Mapping[str, Any]:
+        """What a look at the source gave: name, size, quant, shape …"""
+        return json.loads(self.ahead) if self.ahead else {}
 
 
 class ModelRules:
@@ -53,14 +69,17 @@ class ModelRules:
             fields = _fields(ref, owned.spec if owned else {}, spec)
             reason = "its bytes are in the store already" if owned is None else "its declaration changed"
             return Change(ref, Op.ADOPT if owned is None else Op.UPDATE, reason, (keep,), fields, where=declared.where)
-        fetch = Action(Phase.MATERIALISE, "fetch", f"fetch {shown(spec.source)} and verify it")
+        verdict = fitting(spec, state, world)
+        if verdict is not None and verdict.refused and not spec.load.force:
+            return Change(ref, Op.DENIED, verdict.refusal, where=declared.where)
         fields = _fields(ref, owned.spec, spec) if owned else ()
         op = Op.CREATE if owned is None else Op.REPLACE if fields else Op.UPDATE
         gone = "its file is gone from the store" if owned else "not here yet"
         reason = "its source changed" if fields else state.lost or gone
-        price = Price(download=state.size or None, disk=state.size or None)
+        size = state.size or int(state.foreseen.get("total", 0)) or None
+        price = Price(download=size, disk=size)
         drift = owned is not None and owned.digest == declared.digest and not fields
-        return Change(ref, op, reason, (fetch,), fields, price, declared.where, drift)
+        return Change(ref, op, reason, _bringing(spec, state), fields, price, declared.where, drift)
 
     def _removal(self, ref: Ref, world: World, state: ModelState) -> Change:
         purge = world.purge and state.present
@@ -74,6 +93,10 @@ class ModelRules:
     def conditions(self, ref: Ref, world: World) -> tuple[Condition, ...]:
         state = world.found(ref) or ModelState()
         if not state.present:
+            declared = world.desired.get(ref)
+            verdict = fitting(declared.spec, state, world) if declared is not None else None
+            if verdict is not None and verdict.refused and declared is not None and not declared.spec.load.force:
+                return no("Ready", "DoesNotFit", verdict.reason), no("Downloaded", "NotFetched")
             reason = "Lost" if state.lost else "NotFetched"
             return no("Ready", reason, state.lost), no("Downloaded", reason), no("Verified", reason)
         if state.suspect:
@@ -82,9 +105,34 @@ class ModelRules:
         return yes("Ready", "Verified", size), yes("Downloaded", "InStore"), yes("Verified", "Sha256", state.sha256)
 
 
+def _bringing(spec: ModelSpec, state: ModelState) -> tuple[Action, ...]:
+    """First see what the source holds, where that is not known; then fetch."""
+    ahead = state.foreseen
+    quant = f", {ahead['quant']}" if ahead.get("quant") else ""
+    meant = f" ({ahead['name']}{quant})" if ahead.get("name") else ""
+    several = f" ({len(state.pieces)} files)" if len(state.pieces) > 1 else ""
+    fetch = Action(Phase.MATERIALISE, "fetch", f"fetch {shown(spec.source)}{meant or several} and verify it")
+    if state.found:
+        return (fetch,)
+    return Action(Phase.MATERIALISE, "resolve", f"see what {shown(spec.source)} holds"), fetch
+
+
+def fitting(spec: ModelSpec, state: ModelState, world: World) -> Fit | None:
+    """How its server would fit the memory; None where that is not known, or not its own question."""
+    if spec.role != MODEL:
+        return None
+    load, beside = spec.load, state.pieces or pieces(state.foreseen)
+    projector = sum(piece.size for piece in beside if piece.role == MMPROJ)
+    demand = Demand(
+        load.context, load.parallel, load.cache_k, load.cache_v, load.gpu_layers, load.at_most, projector,
+        options=load.options,
+    )  # fmt: skip
+    return judged(state.shape or canonical(state.foreseen.get("shape", {})), demand, world.host)
+
+
 def _fields(ref: Ref, before: object, spec: ModelSpec) -> tuple[FieldChange, ...]:
     old = before if isinstance(before, dict) else {}
-    new = {"source": spec.source, "file": spec.file, "sha256": spec.sha256, "locked": spec.locked}
+    new = {"source": spec.source, "file": spec.file, "sha256": spec.sha256, "locked": spec.locked, "quant": spec.quant}
     return tuple(
         FieldChange(
             f"models.{ref.name}.{key}" if key != "locked" else f"stack.lock {shown(spec.source)}",

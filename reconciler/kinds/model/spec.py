@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import AfterValidator, Field, Tag
 
-from reconciler.core.ids import digest_of, pin_key
+from reconciler.core.ids import canonical, digest_of, pin_key
 from reconciler.core.section import (
     SHAPE,
+    Address,
     Alias,
     Count,
     Duration,
     Entry,
     Later,
     Name,
+    Reference,
     Section,
     Sha256,
     Size,
@@ -109,20 +111,34 @@ class MemoryLimit(Section):
     """Memory in all, of the machine and of its GPUs: `6GiB`."""
 
 
+class HubSection(Section):
+    """The model hub that `hf:` sources are repositories of."""
+
+    endpoint: Address | None = None
+    """Its address. Default: the public hub. Where HF_ENDPOINT is set and this is not, that is a mirror."""
+    mirrors: tuple[Address, ...] = ()
+    """Addresses that are tried before it, in this order. They never get the token."""
+    token: Reference | None = None
+    """A token for it, as a reference: `env:HF_TOKEN`. Default: what the hub's own tools have stored."""
+    override: Truth = False
+    """Whether these keys win over the same keys in another file."""
+
+
 class ModelSection(Entry):
     """One model: where its bytes come from, and how it is served."""
 
-    source: Annotated[Source, Later(lambda source: source.startswith("hf:"), says="`source: hf:`")]
+    source: Source
     """Where the model comes from: hf:owner/name[@revision], pypi:package==version, https://host/file.gguf, or
     file:path."""
-    quant: Annotated[
-        Annotated[Annotated[Quant, Tag("plain")] | Annotated[Fit, Tag("mapping")], SHAPE] | None, Later()
-    ] = None
+    quant: Annotated[Annotated[Quant, Tag("plain")] | Annotated[Fit, Tag("mapping")], SHAPE] | None = None
     """The quantization, by its llama.cpp name, or `{fit: auto}`. Needed where the source holds several."""
     file: str = ""
     """Which file, as a glob, where the source holds more than one."""
-    mmproj: Annotated[Literal["auto", "none"] | Source, Later()] = "auto"
+    mmproj: Literal["auto", "none"] | Source = "auto"
     """The projector that lets the model see or hear. `auto` takes the one that the source holds, if any."""
+    token: Reference | None = None
+    """A token for the source, as a reference: for repositories and files that are not public. It goes to the
+    source's own host only. Default for hf: sources: `hub.token`."""
     sha256: Sha256 | None = None
     """The sha256 that the GGUF must have. Without it, what comes first is pinned."""
     engine: Name = "embedded"
@@ -143,11 +159,9 @@ class ModelSection(Entry):
     """More llama-server flags by their long names, without the dashes: `flash_attn: on`."""
     env: dict[Variable, str] = {}
     """Environment variables for the server process. Not for secrets."""
-    lora: Annotated[
-        tuple[Annotated[Annotated[Source, Tag("plain")] | Annotated[Lora, Tag("mapping")], SHAPE], ...], Later()
-    ] = ()
+    lora: tuple[Annotated[Annotated[Source, Tag("plain")] | Annotated[Lora, Tag("mapping")], SHAPE], ...] = ()
     """Adapters to lay over the model: sources, or `{source, scale}`."""
-    draft: Annotated[Source | None, Later()] = None
+    draft: Source | None = None
     """A small model with the same vocabulary that guesses tokens ahead (speculative decoding)."""
     start: Annotated[Literal["always", "on_demand", "manual"], Later("on_demand", "manual")] = "always"
     """When its server runs: `always`, from the first request on (`on_demand`), or when a person says so (`manual`)."""
@@ -155,20 +169,60 @@ class ModelSection(Entry):
     """With `start: on_demand`: unload it after this much quiet."""
     priority: Annotated[int, Field(ge=-1000, le=1000, strict=True), Later()] = 0
     """Who stays when memory runs short: the higher, the longer."""
-    memory: Annotated[MemoryLimit, Later()] = MemoryLimit()
+    memory: MemoryLimit = MemoryLimit()
     """What its server may take."""
-    force: Annotated[Truth, Later()] = False
+    force: Truth = False
     """Whether to start it although it does not seem to fit the memory."""
     mcp: Annotated[tuple[Name, ...], Later()] = ()
     """MCP servers whose tools are added to its chats: names from `mcp_servers`."""
 
 
+MODEL, MMPROJ, DRAFT, LORA = "model", "mmproj", "draft", "lora"
+
+
+@dataclass(frozen=True, slots=True)
+class HubSpec:
+    """Where `hf:` leads. `token` is a reference, never the secret."""
+
+    endpoint: str = ""
+    mirrors: tuple[str, ...] = ()
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How the model is going to be run: what its need of memory follows from. Bytes; 0 and -1 are `auto` or none."""
+
+    context: int = 0
+    parallel: int = 1
+    cache_k: str = "f16"
+    cache_v: str = "f16"
+    gpu_layers: int = -1
+    at_most: int = 0
+    force: bool = False
+    options: tuple[tuple[str, Scalar], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One file of a model: what it is for (a model may be split into several), its name at the source, its bytes."""
+
+    role: str
+    name: str
+    size: int
+    sha256: str
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """The bytes: a source, a file glob (or empty), a sha256 (or empty: trust on first use).
+    """The bytes: a source, a file glob (or empty), a sha256 (or empty: trust on first use), a quantization.
 
-    `locked`, `resolved` and `size` are what the lock says of them: the sha256, the source in its immutable form, and
-    bytes (0 where it does not say). They are not part of what the model is: a lock that learns them changes nothing.
+    `quant` is a canonical name, `fit`, `fit:A..B`, or empty. `role` is what the file must be. `projector` says that a
+    projector which lies beside the model belongs to it.
+
+    `locked`, `resolved`, `size`, `pieces` and `shape` are what the lock says of them: the sha256, the source in its
+    immutable form, bytes (0 where it does not say), every file, and what memory depends on (JSON). Neither they nor
+    `load`, `hub` and `token` are part of what the model is: a lock that learns something changes nothing.
     """
 
     source: str
@@ -177,10 +231,32 @@ class ModelSpec:
     locked: str = ""
     resolved: str = ""
     size: int = 0
+    quant: str = ""
+    role: str = MODEL
+    projector: bool = False
+    pieces: tuple[Piece, ...] = ()
+    shape: str = ""
+    load: Load = Load()
+    hub: HubSpec = HubSpec()
+    token: str = ""
+    priority: int = 0
+
+    @classmethod
+    def of(cls, known: Mapping[str, Any]) -> ModelSpec:
+        """From the JSON values of a ledger, also of one that an earlier version wrote."""
+        plain = {f.name: known[f.name] for f in fields(cls) if f.name in known}
+        hub = plain.pop("hub", {})
+        plain["hub"] = HubSpec(hub.get("endpoint", ""), tuple(hub.get("mirrors", ())), hub.get("token", ""))
+        load = plain.pop("load", {})
+        plain["load"] = Load(**load | {"options": tuple(map(tuple, load.get("options", ())))})
+        plain["pieces"] = tuple(Piece(**p) for p in plain.get("pieces", ()))
+        return cls(**plain)
 
     @property
     def digest(self) -> str:
-        return digest_of({"source": self.source, "file": self.file, "sha256": self.sha256})
+        what = {"source": self.source, "file": self.file, "sha256": self.sha256}
+        further = {"quant": self.quant, "role": self.role if self.role != MODEL else "", "projector": self.projector}
+        return digest_of(what | {key: value for key, value in further.items() if value})
 
     @property
     def attempt(self) -> str:
@@ -189,7 +265,12 @@ class ModelSpec:
     @property
     def pin(self) -> str:
         """The key under which ledger and lock remember what this source was found to be."""
-        return pin_key(self.source, self.file)
+        return pin_key(self.source, self.file, asked=self.asked)
+
+    @property
+    def asked(self) -> str:
+        """What of the source is meant, beyond the file: a quantization or a role."""
+        return self.quant if self.role == MODEL else self.role
 
 
 def shown(source: str) -> str:
@@ -198,10 +279,103 @@ def shown(source: str) -> str:
     return f"{address}?…" if question and source.startswith("http") else source
 
 
-def resolve(section: ModelSection, pins: Mapping[str, Mapping[str, Any]]) -> ModelSpec:
-    """`pins` are those of the lock, by their keys; one that the manifest's own sha256 contradicts does not count."""
-    pin = pins.get(pin_key(section.source, section.file), {})
-    locked, wanted = str(pin.get("sha256", "")), section.sha256 or ""
-    if wanted and locked != wanted:
-        return ModelSpec(section.source, section.file, wanted)
-    return ModelSpec(section.source, section.file, wanted, locked, str(pin.get("resolved", "")), pin.get("size", 0))
+def asked_quant(quant: Quant | Fit | None) -> str:
+    """The one text of a manifest's `quant`."""
+    if isinstance(quant, Fit):
+        bounds = f":{quant.at_least or ''}..{quant.at_most or ''}" if quant.at_least or quant.at_most else ""
+        return f"fit{bounds}"
+    return quant.value if quant is not None else ""
+
+
+def bounds(asked: str) -> tuple[Quant | None, Quant | None]:
+    """`fit:Q4_K_S..Q8_0` → the smallest and the largest that will do."""
+    low, _, high = asked.partition(":")[2].partition("..")
+    return Quant(low) if low else None, Quant(high) if high else None
+
+
+def parts(section: ModelSection) -> dict[str, tuple[str, str]]:
+    """What is fetched for a model beside itself: the suffix of its name → (role, source)."""
+    out = {}
+    if section.mmproj not in ("auto", "none"):
+        out["+mmproj"] = (MMPROJ, section.mmproj)
+    if section.draft is not None:
+        out["+draft"] = (DRAFT, section.draft)
+    for i, lora in enumerate(section.lora, 1):
+        out[f"+lora{i}"] = (LORA, lora.source if isinstance(lora, Lora) else lora)
+    return out
+
+
+def scale(section: ModelSection, suffix: str) -> float:
+    """How strongly the adapter with this suffix counts."""
+    lora = section.lora[int(suffix.removeprefix("+lora")) - 1] if suffix.startswith("+lora") else None
+    return lora.scale if isinstance(lora, Lora) else 1.0
+
+
+def sources(section: ModelSection) -> set[tuple[str, str, str]]:
+    """(source, file, what is asked for) of everything that a model names: the keys of its pins."""
+    main = (section.source, section.file, asked_quant(section.quant))
+    return {main} | {(source, "", role) for role, source in parts(section).values()}
+
+
+def resolve(
+    section: ModelSection, pins: Mapping[str, Mapping[str, Any]], hub: HubSection | None = None
+) -> dict[str, ModelSpec]:
+    """Every artefact of a model by the suffix of its name, the model itself under the empty one.
+
+    `pins` are those of the lock, by their keys; one that the manifest's own sha256 contradicts does not count.
+    """
+    load = Load(
+        section.context,
+        section.parallel,
+        section.cache_type.k,
+        section.cache_type.v,
+        -1 if section.gpu_layers == "auto" else section.gpu_layers,
+        section.memory.at_most or 0,
+        section.force,
+        tuple(sorted(section.options.items())),
+    )
+    where = HubSpec(hub.endpoint or "", hub.mirrors, hub.token or "") if hub is not None else HubSpec()
+    token, rank = section.token or "", section.priority
+    main = ModelSpec(
+        section.source,
+        section.file,
+        section.sha256 or "",
+        quant=asked_quant(section.quant),
+        projector=section.mmproj == "auto" and section.source.startswith("hf:"),
+        load=load,
+    )
+    made = {"": main} | {suffix: ModelSpec(src, "", "", role=role) for suffix, (role, src) in parts(section).items()}
+    return {
+        suffix: _pinned(
+            replace(
+                spec,
+                hub=where if spec.source.startswith("hf:") else HubSpec(),
+                priority=rank,
+                token=token if suffix == "" else "",
+            ),
+            pins,
+        )
+        for suffix, spec in made.items()
+    }
+
+
+def _pinned(spec: ModelSpec, pins: Mapping[str, Mapping[str, Any]]) -> ModelSpec:
+    """With what the lock says of it."""
+    pin = pins.get(spec.pin, {})
+    locked = str(pin.get("sha256", ""))
+    if not locked or (spec.sha256 and locked != spec.sha256):
+        return spec
+    shape = canonical(pin["shape"]) if isinstance(pin.get("shape"), Mapping) else ""
+    size = int(pin.get("size", 0))
+    return replace(
+        spec, locked=locked, resolved=str(pin.get("resolved", "")), size=size, pieces=pieces(pin), shape=shape
+    )
+
+
+def pieces(pin: Mapping[str, Any]) -> tuple[Piece, ...]:
+    """Every file that a pin names, the first one first; none where it does not know them yet."""
+    if not pin.get("sha256"):
+        return ()
+    first = Piece(str(pin.get("role", MODEL)), str(pin.get("name", "")), int(pin.get("size", 0)), str(pin["sha256"]))
+    rest = (Piece(str(f["role"]), str(f["name"]), int(f["size"]), str(f["sha256"])) for f in pin.get("also", ()))
+    return (first, *rest)

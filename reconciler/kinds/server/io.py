@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from reconciler.core.diagnostics import Fault
 from reconciler.core.ids import Ref
@@ -13,10 +14,12 @@ from reconciler.core.state import Absent, Declared, Found, Observation
 from reconciler.host.probes import free_port
 from reconciler.host.process import Identity, cpu_seconds
 from reconciler.kinds.base import Tools
-from reconciler.kinds.server.rules import Instance, ServerRules, ServerState
-from reconciler.kinds.server.spec import ServerSpec, arguments
+from reconciler.kinds.fit import judged
+from reconciler.kinds.server.rules import Instance, ServerRules, ServerState, artifacts, demand
+from reconciler.kinds.server.spec import Paths, ServerSpec, arguments
 from reconciler.kinds.workload import Launch, new_nonce, row_phase, row_silent, start, stop
 from reconciler.store.ledger import ProcessRow
+from reconciler.store.views import together
 from reconciler.supervise.readiness import healthy, wait_ready
 
 HOST = "127.0.0.1"
@@ -75,7 +78,8 @@ def _cpu(row: ProcessRow) -> float:
 
 def _instance(row: ProcessRow, tools: Tools) -> Instance:
     life, silent = row_phase(row, tools), row_silent(row, tools)
-    return Instance(row.nonce, row.digest, life, row.host, row.port, row.inputs, row.ready, row.retiring, silent)
+    keyed = tools.layout.key(row.nonce).exists()
+    return Instance(row.nonce, row.digest, life, row.host, row.port, row.inputs, row.ready, row.retiring, silent, keyed)
 
 
 def _row(action: Action, tools: Tools) -> ProcessRow | None:
@@ -84,13 +88,17 @@ def _row(action: Action, tools: Tools) -> ProcessRow | None:
 
 async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
     spec: ServerSpec = declared.spec
-    engine, model = tools.look(Ref("engine", spec.engine)), tools.look(Ref("model", spec.model))
-    if engine is None or model is None or not model.usable:
+    engine, made = tools.look(Ref("engine", spec.engine)), artifacts(spec, tools.look)
+    if engine is None or not all(state is not None and state.usable for _, state in made):
         raise Fault("NOT_READY", "its engine or its model has just gone away")
-    path = tools.layout.blob(model.sha256)
+    paths = _paths(spec, dict(made), tools)
+    size = sum(state.size for _, state in made)
+    host = tools.host()
+    fit = judged(made[0][1].shape, demand(spec, tools.look), host)
+    layers = fit.found.gpu_layers if fit is not None and host.devices and spec.gpu_layers < 0 else spec.gpu_layers
     nonce, key = new_nonce(), secrets.token_urlsafe(32)
     port = free_port(HOST)
-    budget = START_LEAST + path.stat().st_size / START_RATE
+    budget = START_LEAST + size / START_RATE
 
     async def ready(identity: Identity, log: Path, log_start: int) -> None:
         tools.progress(ref, "loading", 0, None)
@@ -100,17 +108,31 @@ async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
         Launch(
             ref,
             declared.digest,
-            [*engine.argv, *arguments(spec, str(path), HOST, port)],
+            [*engine.argv, *arguments(spec, paths, HOST, port, layers)],
             {**dict(spec.env), "LLAMA_API_KEY": key},
             HOST,
             port,
-            {"model": model.token},
+            {key: state.token for key, state in made},
             nonce,
             key,
             ready,
         ),
         tools,
     )
+
+
+def _paths(spec: ServerSpec, made: Mapping[str, Any], tools: Tools) -> Paths:
+    """Where its files lie. The parts of a split model are found by their names: they get a folder of links."""
+    own = made["model"].pieces
+    parts = [piece.sha256 for piece in own if piece.role == "model"] or [made["model"].sha256]
+    model = tools.layout.blob(parts[0]) if len(parts) == 1 else together(parts, tools.layout, tools.files)
+    where = {
+        extra.name: str(tools.layout.blob(made[extra.name.removeprefix(spec.model)].sha256)) for extra in spec.extras
+    }
+    inside = next((str(tools.layout.blob(piece.sha256)) for piece in own if piece.role == "mmproj"), "")
+    by_role = {extra.role: where[extra.name] for extra in spec.extras}
+    loras = tuple((where[extra.name], extra.scale) for extra in spec.extras if extra.role == "lora")
+    return Paths(str(model), by_role.get("mmproj", inside), by_role.get("draft", ""), loras)
 
 
 async def _await(row: ProcessRow | None, tools: Tools) -> None:

@@ -14,15 +14,16 @@ Only where memory cannot hold both is the stale one stopped first, and the plan 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any
 
-from reconciler.core.ids import Ref
+from reconciler.core.ids import Ref, canonical
 from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price, human_bytes
 from reconciler.core.state import VOLATILE, Declared, Drift, Unknown, World
 from reconciler.core.status import Condition, no, yes
+from reconciler.kinds.fit import NONE, Demand, Fit, judged
 from reconciler.kinds.server.spec import ServerSpec
 from reconciler.supervise.machine import Phase as Life
 
@@ -43,6 +44,7 @@ class Instance:
     ready: float | None = None
     retiring: float | None = None
     silent: bool = field(default=False, metadata=VOLATILE)  # it has stopped answering
+    keyed: bool = True  # its key is known: without it nobody may ask it
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +100,20 @@ class ServerRules:
 
 
 def is_fresh(instance: Instance, declared: Declared, world: World) -> bool:
-    """Made from the wanted spec and the model file as it is now, and not hung or leaving."""
-    if instance.digest != declared.digest or instance.life not in (Life.STARTING, Life.READY):
+    """Made from the wanted spec and the model file as it is now, and not hung, leaving or without its key."""
+    if instance.digest != declared.digest or instance.life not in (Life.STARTING, Life.READY) or not instance.keyed:
         return False
-    model = _model(declared.spec, world)
-    # While the model is being proved or fetched again nothing is known against the running one.
-    return model is None or not model.usable or instance.inputs.get("model") == model.token
+    # While a file is being proved or fetched again nothing is known against the running one.
+    return all(
+        made is None or not made.usable or instance.inputs.get(role) == made.token
+        for role, made in artifacts(declared.spec, world.found)
+    )
+
+
+def artifacts(spec: ServerSpec, found: Callable[[Ref], Any]) -> list[tuple[str, Any]]:
+    """The model and what goes with it, as they are observed, under the keys of a process's `inputs`."""
+    extras = [(extra.name.removeprefix(spec.model), found(Ref("model", extra.name))) for extra in spec.extras]
+    return [("model", found(Ref("model", spec.model))), *extras]
 
 
 def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) -> Change:
@@ -111,9 +121,12 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
     owned = world.owned.get(ref)
     fields = _fields(ref, owned.spec, spec) if owned else ()
     model = _model(spec, world)
-    size = int(model.size * ROOM) if model is not None else 0
+    fit = fitting(spec, world)
+    if fit is not None and fit.refused and not spec.force and (model is None or model.usable):
+        return Change(ref, Op.DENIED, fit.refusal, where=declared.where)
+    size = _size(spec, world)
     waits = _waits_for(spec, world)
-    begin = Action(Phase.START, "start", "start a process and wait until it is ready", hold=waits)
+    begin = Action(Phase.START, "start", f"start a process and wait until it is ready{_told(fit)}", hold=waits)
     hung = any(i.life is Life.UNRESPONSIVE for i in stale)
     leaving = [i for i in stale if i.life is not Life.RETIRING]
     tight = bool(stale) and size > world.host.memory_available > 0
@@ -136,6 +149,7 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
         reason, downtime = "it runs, but does not answer", "is down until it has restarted"
     elif leaving:
         reason = "its model file was brought anew" if model is not None else "it was made from another spec"
+        reason = reason if leaving[0].keyed else "its key is lost, so that nobody can ask it"
     else:
         reason, downtime = "its process is gone", "is down until it has restarted"
     price = Price(downtime=downtime, clients=names(ref, world) if downtime else ())
@@ -145,7 +159,7 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
 def _removal(ref: Ref, state: ServerState, world: World) -> Change:
     stops = _stops(state.living, world)
     forget = Action(Phase.SWEEP, "release", "forget it")
-    price = Price(memory=-_size(ref, world) if stops else 0, clients=names(ref, world))
+    price = Price(memory=-_released(ref, world) if stops else 0, clients=names(ref, world))
     return Change(ref, Op.DELETE, "no longer in the manifest", (*stops, forget), price=price)
 
 
@@ -195,9 +209,9 @@ def _stops(instances: Iterable[Instance], world: World) -> tuple[Action, ...]:
 def _waits_for(spec: ServerSpec, world: World) -> str:
     if world.found(Ref("engine", spec.engine)) is None:
         return f"waits for engine/{spec.engine}"
-    model = _model(spec, world)
-    if model is None or not model.usable:
-        return f"waits for model/{spec.model}"
+    for key, made in artifacts(spec, world.found):
+        if made is None or not made.usable:
+            return f"waits for model/{spec.model}{key if key != 'model' else ''}"
     return ""
 
 
@@ -205,7 +219,49 @@ def _model(spec: ServerSpec, world: World) -> Any:
     return world.found(Ref("model", spec.model))
 
 
-def _size(ref: Ref, world: World) -> int:
+def fitting(spec: ServerSpec, world: World) -> Fit | None:
+    """How it fits the memory of this machine; None while that is not known."""
+    model = _model(spec, world)
+    if model is None:
+        return None
+    shape = model.shape if len(model.shape) > len(NONE) else canonical(model.foreseen.get("shape", {}))
+    return judged(shape, demand(spec, world.found), world.host)
+
+
+def demand(spec: ServerSpec, found: Callable[[Ref], Any]) -> Demand:
+    """What of its settings and files its need of memory follows from."""
+    model = found(Ref("model", spec.model))
+    beside = {extra.role: made for extra in spec.extras if (made := found(Ref("model", extra.name))) is not None}
+    inside = sum(piece.size for piece in model.pieces if piece.role == "mmproj") if model is not None else 0
+    loras = (found(Ref("model", extra.name)) for extra in spec.extras if extra.role == "lora")
+    return Demand(
+        context=spec.context,
+        parallel=spec.parallel,
+        cache_k=spec.cache_k,
+        cache_v=spec.cache_v,
+        gpu_layers=spec.gpu_layers,
+        at_most=spec.at_most,
+        projector=beside["mmproj"].size if "mmproj" in beside else inside,
+        lora=sum(lora.size for lora in loras if lora is not None),
+        draft=beside["draft"].shape if "draft" in beside else NONE,
+        options=spec.options,
+    )
+
+
+def _told(fit: Fit | None) -> str:
+    return f" · {fit.reason}" if fit is not None else ""
+
+
+def _size(spec: ServerSpec, world: World) -> int:
+    """Bytes of memory that it takes: from the model's shape, else from the size of its file."""
+    if (fit := fitting(spec, world)) is not None:
+        return fit.memory
+    model = _model(spec, world)
+    return int(model.size * ROOM) if model is not None else 0
+
+
+def _released(ref: Ref, world: World) -> int:
+    """What ending it gives back, by its model alone: its settings are no longer wanted."""
     model = world.found(Ref("model", ref.name))
     return int(model.size * ROOM) if model is not None else 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from reconciler.core.ids import digest_of
 
@@ -11,10 +11,21 @@ Option = bool | int | float | str
 
 
 @dataclass(frozen=True, slots=True)
+class Extra:
+    """An artefact beside the model: the name of its resource, what it is (mmproj, draft, lora), how strong (lora)."""
+
+    name: str
+    role: str
+    digest: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSpec:
     """`engine_digest` and `model_digest` make a change of either one a change of the server.
 
-    `gpu_layers` is -1 where the engine decides. `options` and `env` are sorted pairs.
+    `gpu_layers` is -1 where it follows from the memory. `options` and `env` are sorted pairs. `at_most` (bytes of
+    memory, 0: no bound) and `force` decide whether it may start, and are not part of what runs.
     """
 
     name: str
@@ -30,22 +41,46 @@ class ServerSpec:
     cache_v: str
     options: tuple[tuple[str, Option], ...] = ()
     env: tuple[tuple[str, str], ...] = ()
+    extras: tuple[Extra, ...] = ()
+    at_most: int = 0
+    force: bool = False
 
     @property
     def digest(self) -> str:
+        what = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("extras", "at_most", "force")}
+        return digest_of(what | ({"extras": self.extras} if self.extras else {}))
+
+    @property
+    def attempt(self) -> str:
         return digest_of(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where the files of one server lie; empty where there is none."""
+
+    model: str
+    mmproj: str = ""
+    draft: str = ""
+    loras: tuple[tuple[str, float], ...] = ()
 
 
 def sorted_pairs(mapping: Mapping[str, Option]) -> tuple[tuple[str, Option], ...]:
     return tuple(sorted(mapping.items()))
 
 
-def arguments(spec: ServerSpec, model_path: str, host: str, port: int) -> list[str]:
+def arguments(spec: ServerSpec, paths: Paths, host: str, port: int, gpu_layers: int = -1) -> list[str]:
     """The llama-server flags, always in the same order. The key travels in the environment, never here."""
-    flags: list[str] = ["--model", model_path, "--alias", spec.name, "--host", host, "--port", str(port)]
+    flags: list[str] = ["--model", paths.model, "--alias", spec.name, "--host", host, "--port", str(port)]
     flags += ["--ctx-size", str(spec.context * spec.parallel), "--parallel", str(spec.parallel)]
-    if spec.gpu_layers >= 0:
-        flags += ["--gpu-layers", str(spec.gpu_layers)]
+    if gpu_layers >= 0:
+        flags += ["--gpu-layers", str(gpu_layers)]
+    if paths.mmproj:
+        flags += ["--mmproj", paths.mmproj]
+    if paths.draft:
+        flags += ["--model-draft", paths.draft]
+    for path, scale in paths.loras:
+        flags += ["--lora", path] if scale == 1 else ["--lora-scaled", f"{path}:{scale:g}"]
     if spec.cache_k != "f16":
         flags += ["--cache-type-k", spec.cache_k]
     if spec.cache_v != "f16":

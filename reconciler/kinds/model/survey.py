@@ -1,0 +1,233 @@
+"""Looking at a source before anything is fetched: what is chosen, what its headers say, whether they keep its word.
+
+And the same judgement over files that are here: nothing enters the store by its name alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reconciler.core.diagnostics import Fault, FaultClass
+from reconciler.core.state import HostFacts
+from reconciler.gguf import header as gguf
+from reconciler.gguf.memory import best as best_fit
+from reconciler.gguf.memory import estimate
+from reconciler.gguf.names import from_filename
+from reconciler.gguf.quant import Quant
+from reconciler.gguf.roles import Role, role_of
+from reconciler.gguf.shape import Shape, scaled, shape_of
+from reconciler.gguf.verdict import judge
+from reconciler.kinds.fit import Demand, use_of
+from reconciler.kinds.model.choose import Offer, choose, offers
+from reconciler.kinds.model.spec import LORA, MMPROJ, MODEL, ModelSpec
+from reconciler.sources import Brought, Listing, Remote, Tap, source_for
+from reconciler.store.blobs import sha256_of
+
+HEADER_STEP = 1 << 20
+HEADER_MOST = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is to be brought, in order, and what is known of it already. `why` explains a choice."""
+
+    remotes: tuple[tuple[str, Remote], ...]  # (role, file)
+    resolved: str = ""
+    licence: str = ""
+    opaque: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    why: tuple[str, ...] = ()
+
+
+async def survey(listing: Listing, spec: ModelSpec, tap: Tap, host: HostFacts) -> Survey:
+    """Choose, read the headers, judge. Raises Fault where the source does not hold what was asked for."""
+    if listing.opaque:
+        return Survey(
+            ((spec.role, listing.files[0]),),
+            listing.resolved,
+            listing.licence,
+            opaque=True,
+            facts=_plain({"resolved": listing.resolved, "licence": listing.licence}),
+        )
+
+    async def read(remote: Remote) -> gguf.Header | None:
+        return await header_at(remote, spec.source, tap)
+
+    fit = spec.quant.startswith("fit")
+    best = await _judge_of_fit(listing, spec, read, host) if fit else no_fit
+    choice, headers = choose(listing.files, spec, best), []
+    remotes = [(spec.role, remote) for remote in choice.offer.files]
+    for _, remote in remotes:
+        found = await read(remote)
+        if found is None:
+            break
+        headers.append(found)
+    if choice.projector is not None:
+        remotes.append((MMPROJ, choice.projector))
+    facts: dict[str, Any] = {
+        "resolved": listing.resolved,
+        **_file(*remotes[0]),
+        "licence": listing.licence,
+        "also": [{"role": role, **_file(role, remote)} for role, remote in remotes[1:]],
+        "why": list(choice.why),
+    }
+    if len(headers) == len(choice.offer.files):
+        facts |= _told(headers, spec, choice.offer.files[0].name)
+    return Survey(tuple(remotes), listing.resolved, listing.licence, False, _plain(facts), choice.why)
+
+
+def _file(role: str, remote: Remote) -> dict[str, Any]:
+    own = {"role": role} if role not in (MODEL,) else {}
+    return own | {"name": remote.name, "size": remote.size or 0, "sha256": remote.sha256}
+
+
+def _plain(facts: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in facts.items() if value not in (None, "", [], {}, 0)}
+
+
+async def _judge_of_fit(
+    listing: Listing, spec: ModelSpec, read: Callable[[Remote], Awaitable[gguf.Header | None]], host: HostFacts
+) -> Callable[[Sequence[Offer], Quant | None, Quant | None], tuple[Offer | None, tuple[str, ...]]]:
+    """What {fit: auto} decides by: one header tells the shape of all, their sizes tell the rest."""
+    sized, shape = [o for o in offers(listing.files, spec.role) if o.size and o.group.whole], None
+    if sized and (header := await read(min(sized, key=lambda o: o.size or 0).files[0])) is not None:
+        shape = shape_of([header])
+    load = spec.load
+    use = use_of(Demand(load.context, load.parallel, load.cache_k, load.cache_v, load.gpu_layers, options=load.options))
+
+    def best(found: Sequence[Offer], low: Quant | None, high: Quant | None) -> tuple[Offer | None, tuple[str, ...]]:
+        known = shape or Shape()
+        usable = [o for o in found if o.quant is not None and o.size and (o.quant.automatic or o.quant in (low, high))]
+        needs = [(o.quant, estimate(scaled(known, o.size), use)) for o in usable if o.quant and o.size]
+        chosen, why = best_fit(needs, host, low, high, rank=lambda q: q.rank, limit=load.at_most or None)
+        return (usable[chosen] if chosen is not None else None), why
+
+    return best
+
+
+def no_fit(found: Sequence[Offer], low: Quant | None, high: Quant | None) -> tuple[Offer | None, tuple[str, ...]]:
+    """For those who do not ask for what fits."""
+    return None, ()
+
+
+async def header_at(remote: Remote, source: str, tap: Tap) -> gguf.Header | None:
+    """The header of a file that lies elsewhere, by its first bytes alone; None where only the whole is to be had."""
+    held, wanted = b"", HEADER_STEP
+    while True:
+        try:
+            more = await source_for(source).peek(remote, len(held), wanted - len(held), tap)
+        except Fault as fault:
+            if fault.code == "NO_RANGES":
+                return None
+            raise
+        held += more
+        try:
+            return gguf.parse(held)
+        except gguf.Short as short:
+            if len(held) < wanted or wanted >= HEADER_MOST:
+                raise _not_gguf(remote.name, f"it ends after {len(held)} bytes, inside its own header", held) from short
+            wanted = min(max(wanted * 2, short.needed), HEADER_MOST)
+        except gguf.NotGguf as error:
+            raise _not_gguf(remote.name, str(error), held) from error
+
+
+# -- judging --------------------------------------------------------------------------------------------------------
+
+
+def _told(headers: Sequence[gguf.Header], spec: ModelSpec, name: str) -> dict[str, Any]:
+    """What headers say, as it is pinned. Raises Fault where that is not what was asked for."""
+    _require_role(headers[0], spec.role, name)
+    if spec.role != MODEL:
+        return {}
+    asked = Quant(spec.quant) if spec.quant and not spec.quant.startswith("fit") else None
+    explicit = bool(spec.file) or not spec.source.startswith("hf:")
+    verdict = judge(from_filename(name), asked, headers, explicit=explicit)
+    if not verdict.accepted:
+        raise Fault("QUANT_MISMATCH", verdict.refusal, hint=verdict.hint, kind=FaultClass.PERMANENT)
+    licence = headers[0].keys.get("general.license")
+    return {
+        "quant": verdict.label,
+        "bits": round(verdict.bits, 2),
+        "mixture": {part.type: round(part.share, 3) for part in verdict.mixture if part.share >= 0.0005},
+        "licence": licence if isinstance(licence, str) else "",
+        "shape": shape_of(headers).to_json(),
+    }
+
+
+def _require_role(header: gguf.Header, role: str, name: str) -> None:
+    found, reason = role_of(header)
+    fine = {MODEL: (Role.MODEL,), "draft": (Role.MODEL, Role.DRAFT), MMPROJ: (Role.MMPROJ,), LORA: (Role.LORA,)}[role]
+    if found not in fine:
+        raise Fault(
+            "NOT_THE_MODEL" if role == MODEL else "WRONG_KIND_OF_FILE",
+            f"{name} is {found.words}: {reason}",
+            hint=f"what is wanted here is {fine[0].words}; name the right file with file:",
+            kind=FaultClass.PERMANENT,
+        )
+
+
+def judge_file(path: Path, brought: Brought, role: str) -> None:
+    """Raise Fault unless a file that is here is a whole GGUF of this role."""
+    header = read_header(path, brought.name)
+    if header.size > brought.size:
+        raise Fault(
+            "TRUNCATED",
+            f"{brought.name} has {brought.size} bytes, but its header describes {header.size}",
+            hint="the file at the source is incomplete",
+            kind=FaultClass.PERMANENT,
+        )
+    if not header.keys.get("split.no"):  # only the first part of a split model says what it is
+        _require_role(header, role, brought.name)
+
+
+def facts_of(seen: Survey, spec: ModelSpec, paths: Sequence[Path], brought: Sequence[Brought]) -> dict[str, Any]:
+    """What is to be pinned of files that are in the store, the first one first. Raises Fault."""
+    roles = [role for role, _ in seen.remotes]
+    headers = [read_header(p, b.name) for p, b, role in zip(paths, brought, roles, strict=True) if role == spec.role]
+    told = _told(headers, spec, brought[0].name)
+    also = [
+        {"role": role, "name": b.name, "size": b.size, "sha256": b.sha256}
+        for role, b in zip(roles[1:], brought[1:], strict=True)
+    ]
+    first = brought[0]
+    facts = {
+        "resolved": seen.resolved,
+        "role": spec.role if spec.role != MODEL else "",
+        "name": first.name,
+        "size": first.size,
+        "sha256": first.sha256,
+        "header": sha256_of(paths[0], most=headers[0].data),
+        **told,
+        "licence": seen.licence or told.get("licence", ""),
+        "also": also,
+        "why": list(seen.why),
+    }
+    return _plain(facts)
+
+
+def read_header(path: Path, name: str) -> gguf.Header:
+    """The header of a local GGUF file, reading no more than it needs. Raises Fault."""
+    wanted = HEADER_STEP
+    with path.open("rb") as data:
+        while True:
+            data.seek(0)
+            buffer = data.read(wanted)
+            try:
+                return gguf.parse(buffer)
+            except gguf.Short as short:
+                if len(buffer) < wanted or wanted >= HEADER_MOST:
+                    raise _not_gguf(
+                        name, f"it ends after {len(buffer)} bytes, inside its own header", buffer
+                    ) from short
+                wanted = min(max(wanted * 2, short.needed), HEADER_MOST)
+            except gguf.NotGguf as error:
+                raise _not_gguf(name, str(error), buffer) from error
+
+
+def _not_gguf(name: str, what: str, start: bytes) -> Fault:
+    page = start[:512].lstrip().lower().startswith((b"<!doctype html", b"<html"))
+    hint = "the address leads to a web page; use the direct download link" if page else "models are GGUF files here"
+    return Fault("NOT_A_GGUF", f"{name} is not a GGUF model: {what}", hint=hint, kind=FaultClass.PERMANENT)
