@@ -6,8 +6,8 @@ read in milliseconds; so are texts of more than a MiB.
 
 Nothing in a file is trusted. Whatever the bytes are, `parse` returns a Header or raises Short or NotGguf, within a
 bounded time and memory: a header has at most MAX_HEADER bytes, MAX_KEYS keys and MAX_TENSORS tensors, of whose values
-MAX_KEPT (MAX_TEXT bytes of them text) are built and MAX_STEPS stepped over one by one. A Header that was returned is sound in itself: names are there
-once, rows are whole blocks, no tensor is counted beyond 2^63 or lies over another one.
+MAX_KEPT (MAX_TEXT bytes of them text) are built and MAX_STEPS stepped over one by one. A Header that was returned is
+sound in itself: names are there once, rows are whole blocks, no tensor is counted beyond 2^63 or lies over another one.
 """
 
 from __future__ import annotations
@@ -111,7 +111,10 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """`keys` maps names to values; of a long array or text there is an int, its length. `data` is where tensor bytes begin."""
+    """`keys` maps names to values; of a long array or text there is an int, its length.
+
+    `data` is where tensor bytes begin.
+    """
 
     version: int
     keys: Mapping[str, Any]
