@@ -7,6 +7,8 @@ import json
 import random
 import subprocess
 import sys
+import zlib
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -14,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.diagnostics import Fault, FaultClass
-from reconciler.host.fetch import PIECE, SYNC_EVERY, Fetch, Fetched
+from reconciler.host.effects import Effects
+from reconciler.host.fetch import BLOCK, PIECE, SEGMENT, SYNC_EVERY, Fetch, Fetched, Patience
+from reconciler.host.files import Files
 from tests.support.fileserver import FileServer
 from tests.support.processes import free_port, kill9, wait_until
 
@@ -27,8 +31,26 @@ def quiet(done: int, total: int | None) -> None:
     """A progress that nobody watches."""
 
 
+@pytest.fixture
+async def fetch(files: Files) -> AsyncIterator[Fetch]:
+    """One that tries once, so that each failure is seen by itself."""
+    made = Fetch(files, Effects(), patience=Patience(tries=1))
+    yield made
+    await made.close()
+
+
 def sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def whole(data: bytes) -> Fetched:
+    blocks = tuple(f"{zlib.crc32(data[at : at + BLOCK]):08x}" for at in range(0, len(data), BLOCK))
+    return Fetched(sha(data), len(data), blocks)
+
+
+def vouched(part: Path) -> int:
+    """How many bytes of a part its note vouches for."""
+    return sum(end - start for start, end in json.loads(part.with_name(part.name + ".json").read_text())["spans"])
 
 
 async def fails(fetch: Fetch, url: str, path: Path, expected: str = "") -> Fault:
@@ -46,7 +68,7 @@ async def test_a_file_comes_whole_with_its_hash_and_the_progress_is_told(fetch: 
     heard: list[tuple[int, int | None]] = []
     with FileServer({"/m": BIG}) as server:
         got = await fetch.get(server.url("/m"), tmp_path / "deep" / "p", lambda *at: heard.append(at), sha(BIG))
-    assert got == Fetched(sha(BIG), len(BIG))
+    assert got == whole(BIG)
     assert (tmp_path / "deep" / "p").read_bytes() == BIG
     assert heard[0] == (0, len(BIG))
     assert heard[-1] == (len(BIG), len(BIG))
@@ -63,22 +85,17 @@ async def test_a_file_of_any_size_comes(fetch: Fetch, tmp_path: Path, size: int)
 async def test_a_file_that_is_already_there_is_not_fetched_again(fetch: Fetch, tmp_path: Path) -> None:
     with FileServer({"/m": SMALL}) as server:
         await fetch.get(server.url("/m"), tmp_path / "p", quiet)
-        assert await fetch.get(server.url("/m"), tmp_path / "p", quiet, sha(SMALL)) == Fetched(sha(SMALL), len(SMALL))
+        assert await fetch.get(server.url("/m"), tmp_path / "p", quiet, sha(SMALL)) == whole(SMALL)
         assert len(server.requests("/m")) == 1
 
 
 async def test_after_a_cut_only_what_was_not_vouched_for_is_sent_again(fetch: Fetch, tmp_path: Path) -> None:
     with FileServer({"/m": BIG}) as server:
-        server.cut(after_bytes=11 << 20)
-        fault = await fails(fetch, server.url("/m"), tmp_path / "p")
-        assert (fault.code, fault.kind) == ("CUT_SHORT", FaultClass.TRANSIENT)
-        vouched = json.loads((tmp_path / "p.json").read_text())["synced"]
-        assert vouched >= SYNC_EVERY
+        kept = await cut_part(fetch, server, tmp_path / "p")
+        assert kept >= 5 << 20
         before = server.sent["/m"]
-        got = await fetch.get(server.url("/m"), tmp_path / "p", quiet, sha(BIG))
-        assert got == Fetched(sha(BIG), len(BIG))
-        assert server.sent["/m"] - before == len(BIG) - vouched
-        assert server.requests("/m")[-1].range == f"bytes={vouched}-"
+        assert await fetch.get(server.url("/m"), tmp_path / "p", quiet, sha(BIG)) == whole(BIG)
+        assert server.sent["/m"] - before == len(BIG) - kept
     assert (tmp_path / "p").read_bytes() == BIG
 
 
@@ -103,24 +120,26 @@ async def test_a_download_goes_on_where_a_killed_process_left_it(fetch: Fetch, t
         server.stall(after_bytes=13 << 20, seconds=60)
         child = subprocess.Popen([sys.executable, "-c", DOWNLOAD, server.url("/m"), str(part)])
         try:
-            wait_until(lambda: sidecar.exists() and part.stat().st_size > SYNC_EVERY, 20, "the child has a part")
+            wait_until(lambda: sidecar.exists() and vouched(part) >= SYNC_EVERY, 20, "the child has a part")
         finally:
             kill9(child.pid)
             assert child.wait() == -9
-        vouched = json.loads(sidecar.read_text())["synced"]
-        assert SYNC_EVERY <= vouched < len(BIG)
+        kept = vouched(part)
+        assert SYNC_EVERY <= kept < len(BIG)
         before = server.sent["/m"]
         got = await fetch.get(server.url("/m"), part, quiet, sha(BIG))
-        assert got == Fetched(sha(BIG), len(BIG))
-        assert server.sent["/m"] - before == len(BIG) - vouched
+        assert got == whole(BIG)
+        assert server.sent["/m"] - before == len(BIG) - kept
     assert part.read_bytes() == BIG
 
 
 async def cut_part(fetch: Fetch, server: FileServer, part: Path) -> int:
-    """Fetch 11 MiB of the big file, and return how much of it counts."""
-    server.cut(after_bytes=11 << 20)
-    await fails(fetch, server.url("/m"), part)
-    return int(json.loads(part.with_name(part.name + ".json").read_text())["synced"])
+    """Fetch 5 MiB of each segment of the big file, and return how much of it counts."""
+    server.cut(after_bytes=5 << 20, times=None, path="/m")
+    fault = await fails(fetch, server.url("/m"), part)
+    assert (fault.code, fault.kind) == ("CUT_SHORT", FaultClass.TRANSIENT)
+    server.clear("/m")
+    return vouched(part)
 
 
 async def test_a_file_that_changed_in_between_starts_again(fetch: Fetch, tmp_path: Path) -> None:
@@ -129,7 +148,7 @@ async def test_a_file_that_changed_in_between_starts_again(fetch: Fetch, tmp_pat
         await cut_part(fetch, server, tmp_path / "p")
         server.replace("/m", changed)
         got = await fetch.get(server.url("/m"), tmp_path / "p", quiet)
-    assert got == Fetched(sha(changed), len(changed))
+    assert got == whole(changed)
     assert (tmp_path / "p").read_bytes() == changed
 
 
@@ -137,7 +156,7 @@ async def test_a_file_that_became_shorter_than_the_part_starts_again(fetch: Fetc
     with FileServer({"/m": BIG}) as server:
         await cut_part(fetch, server, tmp_path / "p")
         server.replace("/m", SMALL)
-        assert await fetch.get(server.url("/m"), tmp_path / "p", quiet) == Fetched(sha(SMALL), len(SMALL))
+        assert await fetch.get(server.url("/m"), tmp_path / "p", quiet) == whole(SMALL)
     assert (tmp_path / "p").read_bytes() == SMALL
 
 
@@ -145,15 +164,26 @@ async def test_a_server_without_ranges_sends_all_again(fetch: Fetch, tmp_path: P
     with FileServer({"/m": BIG}) as server:
         await cut_part(fetch, server, tmp_path / "p")
         server.no_range()
-        assert await fetch.get(server.url("/m"), tmp_path / "p", quiet) == Fetched(sha(BIG), len(BIG))
+        assert await fetch.get(server.url("/m"), tmp_path / "p", quiet) == whole(BIG)
     assert (tmp_path / "p").read_bytes() == BIG
 
 
 async def test_a_part_belongs_to_its_address(fetch: Fetch, tmp_path: Path) -> None:
     with FileServer({"/m": BIG, "/n": SMALL}) as server:
         await cut_part(fetch, server, tmp_path / "p")
-        assert await fetch.get(server.url("/n"), tmp_path / "p", quiet) == Fetched(sha(SMALL), len(SMALL))
-        assert server.requests("/n")[0].range is None
+        assert await fetch.get(server.url("/n"), tmp_path / "p", quiet) == whole(SMALL)
+        assert server.requests("/n")[0].range == f"bytes=0-{SEGMENT - 1}"
+
+
+NOTE = {
+    "url": "URL",
+    "origins": ["URL"],
+    "etag": "ETAG",
+    "modified": "",
+    "size": 100_000,
+    "sha256": "",
+    "spans": [[0, 8]],
+}
 
 
 @pytest.mark.parametrize(
@@ -164,38 +194,71 @@ async def test_a_part_belongs_to_its_address(fetch: Fetch, tmp_path: Path) -> No
         "[]",
         "null",
         "{}",
-        '{"synced": 1}',
-        '{"url": 1, "synced": "x", "validator": "y"}',
-        '{"url": "URL", "synced": 9000000000, "size": 9000000001, "validator": "x"}',
-        '{"url": "URL", "synced": 8, "validator": "x"}',
-        '{"url": "URL", "synced": 8, "size": 20971520, "validator": ""}',
-        '{"url": "URL", "synced": -8, "size": 20971520, "validator": "x"}',
+        json.dumps(NOTE | {"spans": []}),
+        json.dumps(NOTE | {"spans": [[0, 9_000_000_000]], "size": 9_000_000_001}),
+        json.dumps(NOTE | {"spans": [[-8, 8]]}),
+        json.dumps(NOTE | {"spans": [[8, 0]]}),
+        json.dumps(NOTE | {"spans": [[4, 8], [0, 4]]}),
+        json.dumps(NOTE | {"spans": [[0, 8], [4, 12]]}),
+        json.dumps(NOTE | {"spans": [["a", "b"]]}),
+        json.dumps(NOTE | {"spans": [[0, 8, 9]]}),
+        json.dumps(NOTE | {"spans": [[0, 8.5]]}),
+        json.dumps(NOTE | {"size": 4}),
+        json.dumps(NOTE | {"size": "big"}),
+        json.dumps(NOTE | {"etag": ""}),
+        json.dumps(NOTE | {"etag": None}),
+        json.dumps(NOTE | {"url": "other"}),
+        json.dumps({name: value for name, value in NOTE.items() if name != "etag"}),
     ],
 )
 async def test_a_damaged_note_beside_a_part_means_to_start_again(fetch: Fetch, tmp_path: Path, damage: str) -> None:
     with FileServer({"/m": SMALL}) as server:
         (tmp_path / "p").write_bytes(b"junk" * 100)
-        (tmp_path / "p.json").write_text(damage.replace("URL", server.url("/m")))
-        assert await fetch.get(server.url("/m"), tmp_path / "p", quiet) == Fetched(sha(SMALL), len(SMALL))
+        (tmp_path / "p.json").write_text(
+            damage.replace("URL", sha(server.url("/m").encode())).replace("ETAG", f'\\"{sha(SMALL)}\\"')
+        )
+        assert await fetch.get(server.url("/m"), tmp_path / "p", quiet) == whole(SMALL)
     assert (tmp_path / "p").read_bytes() == SMALL
+
+
+async def test_a_sound_note_is_believed(fetch: Fetch, tmp_path: Path) -> None:
+    with FileServer({"/m": SMALL}) as server:
+        (tmp_path / "p").write_bytes(SMALL[:8] + b"junk" * 100)
+        (tmp_path / "p.json").write_text(
+            json.dumps(NOTE).replace("URL", sha(server.url("/m").encode())).replace("ETAG", f'\\"{sha(SMALL)}\\"')
+        )
+        assert await fetch.get(server.url("/m"), tmp_path / "p", quiet) == whole(SMALL)
+        assert server.sent["/m"] == len(SMALL) - 8
 
 
 async def test_a_part_without_its_note_starts_again(fetch: Fetch, tmp_path: Path) -> None:
     with FileServer({"/m": BIG}) as server:
         await cut_part(fetch, server, tmp_path / "p")
         (tmp_path / "p.json").unlink()
-        assert await fetch.get(server.url("/m"), tmp_path / "p", quiet) == Fetched(sha(BIG), len(BIG))
-        assert server.requests("/m")[-1].range is None
+        assert await fetch.get(server.url("/m"), tmp_path / "p", quiet) == whole(BIG)
+        assert server.requests("/m")[-2].range == f"bytes=0-{SEGMENT - 1}"
 
 
-async def test_a_refused_range_throws_the_part_away_and_the_next_try_is_whole(fetch: Fetch, tmp_path: Path) -> None:
+async def test_a_refused_range_throws_the_part_away_and_all_comes_again(fetch: Fetch, tmp_path: Path) -> None:
     with FileServer({"/m": BIG}) as server:
         await cut_part(fetch, server, tmp_path / "p")
+        before = server.sent["/m"]
         server.status(416)
+        assert await fetch.get(server.url("/m"), tmp_path / "p", quiet) == whole(BIG)
+        assert server.sent["/m"] - before == len(BIG)
+    assert (tmp_path / "p").read_bytes() == BIG
+
+
+async def test_a_server_that_refuses_every_range_gives_the_whole(fetch: Fetch, tmp_path: Path) -> None:
+    with FileServer({"/m": SMALL}) as server:
+        server.status(416)
+        assert await fetch.get(server.url("/m"), tmp_path / "p", quiet) == whole(SMALL)
+        assert [request.range for request in server.requests("/m")] == [f"bytes=0-{SEGMENT - 1}", None]
+        fetch.discard(tmp_path / "p")
+        server.status(416, times=None)
         fault = await fails(fetch, server.url("/m"), tmp_path / "p")
-        assert (fault.code, fault.kind) == ("RANGE_REFUSED", FaultClass.TRANSIENT)
-        assert left(tmp_path) == []
-        assert (await fetch.get(server.url("/m"), tmp_path / "p", quiet)).sha256 == sha(BIG)
+    assert (fault.code, fault.kind) == ("RANGE_REFUSED", FaultClass.TRANSIENT)
+    assert left(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -248,12 +311,12 @@ async def test_a_busy_server_may_name_a_date(fetch: Fetch, tmp_path: Path) -> No
 
 async def test_a_busy_moment_does_not_cost_the_part(fetch: Fetch, tmp_path: Path) -> None:
     with FileServer({"/m": BIG}) as server:
-        vouched = await cut_part(fetch, server, tmp_path / "p")
+        kept = await cut_part(fetch, server, tmp_path / "p")
         server.status(503)
         await fails(fetch, server.url("/m"), tmp_path / "p")
         before = server.sent["/m"]
         assert (await fetch.get(server.url("/m"), tmp_path / "p", quiet)).sha256 == sha(BIG)
-        assert server.sent["/m"] - before == len(BIG) - vouched
+        assert server.sent["/m"] - before == len(BIG) - kept
 
 
 async def test_a_wrong_hash_is_final_and_the_part_is_gone(fetch: Fetch, tmp_path: Path) -> None:
@@ -284,13 +347,26 @@ async def test_bytes_that_changed_in_the_part_are_noticed(fetch: Fetch, tmp_path
         assert (await fetch.get(server.url("/m"), tmp_path / "p", quiet, sha(BIG))).sha256 == sha(BIG)
 
 
+async def test_a_web_page_is_not_taken_for_a_file(fetch: Fetch, tmp_path: Path) -> None:
+    with FileServer({"/m": SMALL, "/huge": b"<!doctype html>" + BIG, "/claimed.html": b"<p>" + SMALL}) as server:
+        server.html("/m")
+        for path in ("/m", "/huge", "/claimed.html"):
+            fault = await fails(fetch, server.url(f"{path}?token={SECRET}"), tmp_path / "p")
+            assert (fault.code, fault.kind) == ("NOT_A_FILE", FaultClass.PERMANENT)
+            assert "web page" in fault.hint
+        assert left(tmp_path) == []
+
+
 async def test_a_redirect_is_followed_and_a_part_goes_on_through_it(fetch: Fetch, tmp_path: Path) -> None:
     with FileServer({"/m": BIG, "/old": b""}) as server:
         server.redirect("/old", server.url(f"/m?signature={SECRET}", host="localhost"))
-        server.cut(after_bytes=11 << 20, path="/m")
+        server.cut(after_bytes=5 << 20, times=None, path="/m")
         await fails(fetch, server.url("/old"), tmp_path / "p")
+        server.clear("/m")
+        before, asked = server.sent["/m"], len(server.requests("/old"))
         assert (await fetch.get(server.url("/old"), tmp_path / "p", quiet)).sha256 == sha(BIG)
-        assert server.requests("/m")[-1].range is not None
+        assert server.sent["/m"] - before <= 10 << 20
+        assert len(server.requests("/old")) == asked + 1  # the others ask where it led
 
 
 async def test_redirects_without_end_are_final(fetch: Fetch, tmp_path: Path) -> None:
@@ -317,9 +393,10 @@ async def test_a_redirect_to_nowhere_is_a_fault_of_the_source(fetch: Fetch, tmp_
 
 async def test_a_length_that_promises_too_much_is_a_cut(fetch: Fetch, tmp_path: Path) -> None:
     with FileServer({"/m": SMALL}) as server:
-        server.lying_length(1000, times=1)
+        server.lying_length(1000)
         fault = await fails(fetch, server.url("/m"), tmp_path / "p")
         assert (fault.code, fault.kind) == ("CUT_SHORT", FaultClass.TRANSIENT)
+        server.clear()
         assert (await fetch.get(server.url("/m"), tmp_path / "p", quiet, sha(SMALL))).size == len(SMALL)
 
 
@@ -349,12 +426,12 @@ async def test_a_server_that_is_not_there_is_unreachable(fetch: Fetch, tmp_path:
 async def test_a_server_that_comes_back_serves_the_rest(fetch: Fetch, tmp_path: Path) -> None:
     server = FileServer({"/m": BIG})
     with server:
-        vouched = await cut_part(fetch, server, tmp_path / "p")
+        kept = await cut_part(fetch, server, tmp_path / "p")
     assert (await fails(fetch, server.url("/m"), tmp_path / "p")).code == "NETWORK_UNREACHABLE"
     with server:
         before = server.sent["/m"]
         assert (await fetch.get(server.url("/m"), tmp_path / "p", quiet)).sha256 == sha(BIG)
-        assert server.sent["/m"] - before == len(BIG) - vouched
+        assert server.sent["/m"] - before == len(BIG) - kept
 
 
 async def test_discard_takes_the_part_and_its_note(fetch: Fetch, tmp_path: Path) -> None:
