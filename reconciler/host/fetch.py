@@ -37,10 +37,14 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A bearer token, and the one host (with its port, as in an address) that may see it."""
+    """A token, and the one host (with its port, as in an address) that may see it.
+
+    For the scheme "Basic" the token is user and password as that scheme encodes them.
+    """
 
     token: str = field(default="", repr=False)
     host: str = ""
+    scheme: str = "Bearer"
 
 
 OPEN = Access()
@@ -138,7 +142,7 @@ class Fetch:
         self._files.folder(path.parent)
         part = await asyncio.to_thread(_resume, path, url)
         if not (part.size is not None and part.done == part.size):
-            await self._transfer(part, progress)
+            await self._transfer(part, progress, access)
         found = part.hasher.hexdigest()
         if expected and found != expected:
             self.discard(path)
@@ -155,10 +159,10 @@ class Fetch:
         self._files.remove(path.with_name(path.name + ".json"))
         self._files.remove(path)
 
-    async def _transfer(self, part: _Part, progress: Progress) -> None:
+    async def _transfer(self, part: _Part, progress: Progress, access: Access) -> None:
         import httpx2
 
-        headers = {"Accept-Encoding": "identity"}
+        headers = _headers(part.url, access)
         if part.done and part.validator:
             headers |= {"Range": f"bytes={part.done}-", "If-Range": part.validator}
         started = False
@@ -302,7 +306,7 @@ def _headers(url: str, access: Access) -> dict[str, str]:
     """What is asked with: the token goes to its own host only."""
     headers = {"Accept-Encoding": "identity"}
     if access.token and urlsplit(url).netloc == access.host:
-        headers["Authorization"] = f"Bearer {access.token}"
+        headers["Authorization"] = f"{access.scheme} {access.token}"
     return headers
 
 
