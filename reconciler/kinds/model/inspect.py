@@ -51,12 +51,24 @@ async def inspect(spec: ModelSpec, tools: Tools) -> dict[str, Any]:
 
 
 def _model(offer: Offer, headers: Sequence[Header], spec: ModelSpec, host: HostFacts) -> dict[str, Any]:
-    shape = shape_of(headers)
+    shape, told = shape_of(headers), summary(headers)
     verdict = judge(from_filename(offer.files[0].name), None, headers, explicit=True)
     return {
         "files": [{"name": f.name, "size": f.size, "sha256": f.sha256 or None} for f in offer.files],
-        **summary(headers[0]),
-        "parameters": shape.parameters,
+        "role": told.role.name.value,
+        "role_reason": told.role.reason,
+        "task": told.task.value or None,
+        "architecture": told.architecture,
+        "name": told.name or None,
+        "licence": told.licence or None,
+        "parameters": told.parameters,
+        "context": told.context_length or None,
+        "layers": told.layers or None,
+        "experts": told.experts or None,
+        "senses": list(told.senses),
+        "chat_template": told.chat_template,
+        "tools": told.tools,
+        "thinks": told.thinks,
         "quant": verdict.label,
         "bits": round(verdict.bits, 2),
         "mixture": {part.type: round(part.share, 4) for part in verdict.mixture},

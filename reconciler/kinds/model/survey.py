@@ -17,15 +17,33 @@ from reconciler.gguf.memory import best as best_fit
 from reconciler.gguf.memory import estimate
 from reconciler.gguf.names import from_filename
 from reconciler.gguf.quant import Quant
-from reconciler.gguf.roles import Role, role_of
+from reconciler.gguf.roles import RoleName
+from reconciler.gguf.roles import role as role_of
 from reconciler.gguf.shape import Shape, scaled, shape_of
 from reconciler.gguf.verdict import judge
 from reconciler.kinds.fit import Demand, use_of
 from reconciler.kinds.model.choose import Offer, choose, offers
-from reconciler.kinds.model.spec import LORA, MMPROJ, MODEL, ModelSpec
+from reconciler.kinds.model.spec import DRAFT, LORA, MMPROJ, MODEL, ModelSpec
 from reconciler.sources import Brought, Listing, Remote, Tap, source_for
 from reconciler.store.blobs import sha256_of
 
+FINE = {
+    MODEL: (RoleName.MODEL,),
+    DRAFT: (RoleName.MODEL, RoleName.DRAFT, RoleName.MTP),
+    MMPROJ: (RoleName.MMPROJ,),
+    LORA: (RoleName.LORA,),
+}
+WORDS = {
+    RoleName.MODEL: "a model",
+    RoleName.MMPROJ: "a projector",
+    RoleName.LORA: "an adapter",
+    RoleName.DRAFT: "a draft model for one other model",
+    RoleName.MTP: "a model's layers for guessing ahead",
+    RoleName.VOCAB: "a vocabulary without a model",
+    RoleName.IMATRIX: "an importance matrix",
+    RoleName.CONTROL_VECTOR: "a control vector",
+    RoleName.UNKNOWN: "no model that is known here",
+}
 HEADER_STEP = 1 << 20
 HEADER_MOST = 256 << 20
 
@@ -158,13 +176,12 @@ def _told(headers: Sequence[gguf.Header], spec: ModelSpec, name: str) -> dict[st
 
 
 def _require_role(header: gguf.Header, role: str, name: str) -> None:
-    found, reason = role_of(header)
-    fine = {MODEL: (Role.MODEL,), "draft": (Role.MODEL, Role.DRAFT), MMPROJ: (Role.MMPROJ,), LORA: (Role.LORA,)}[role]
-    if found not in fine:
+    found = role_of(header)
+    if found.name not in FINE[role]:
         raise Fault(
-            "NOT_THE_MODEL" if role == MODEL else "WRONG_KIND_OF_FILE",
-            f"{name} is {found.words}: {reason}",
-            hint=f"what is wanted here is {fine[0].words}; name the right file with file:",
+            "NOT_A_MODEL" if role == MODEL else "WRONG_KIND_OF_FILE",
+            f"{name} is {WORDS[found.name]}: {found.reason}",
+            hint=f"what is wanted here is {WORDS[FINE[role][0]]}; name the right file with file:",
             kind=FaultClass.PERMANENT,
         )
 

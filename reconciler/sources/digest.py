@@ -1,0 +1,35 @@
+"""What is known of bytes once they have passed by: sha256, size, and a checksum of each block."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+
+BLOCK = 16 << 20
+
+
+class Digest:
+    """Fed in order; `blocks` are the CRC-32 of each 16 MiB as eight hex digits, the last of what is left."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._sha256, self._done, self._crc = hashlib.sha256(), list[str](), 0
+
+    def update(self, piece: bytes) -> None:
+        self._sha256.update(piece)
+        while piece:
+            room = BLOCK - self.size % BLOCK
+            head, piece = piece[:room], piece[room:]
+            self._crc = zlib.crc32(head, self._crc)
+            self.size += len(head)
+            if self.size % BLOCK == 0:
+                self._done.append(f"{self._crc:08x}")
+                self._crc = 0
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        return (*self._done, f"{self._crc:08x}") if self.size % BLOCK else tuple(self._done)
