@@ -113,6 +113,7 @@ class Machine:
     rows: dict[str, Row] = field(default_factory=dict)
     owned: dict[Ref, Owned] = field(default_factory=dict)
     troubles: dict[Ref, Trouble] = field(default_factory=dict)
+    looked: set[str] = field(default_factory=set)  # spec digests of models whose source was looked at
     pins: set[str] = field(default_factory=set)  # spec digests of models that were fetched once
     proved: dict[str, str] = field(default_factory=dict)  # spec digest of a model → token when it was verified
     # what the checks remember
@@ -183,10 +184,10 @@ class Machine:
 
     def _model(self, digest: str) -> ModelState:
         if digest not in self.pins:
-            return ModelState(size=SIZE)
+            return ModelState(size=SIZE, found=digest in self.looked)
         seen, proved = self.blobs.get(digest), self.proved.get(digest)
         if seen is None:
-            return ModelState(digest, SIZE, lost="its file is gone from the store" if proved else "")
+            return ModelState(digest, SIZE, lost="its file is gone from the store" if proved else "", found=True)
         if seen != proved:
             return ModelState(digest, SIZE, present=True, suspect="its file changed since it was verified")
         return ModelState(digest, SIZE, present=True, token=seen)
@@ -234,6 +235,12 @@ class Machine:
                 assert declared
                 if declared.spec.path in self.missing:
                     raise Fault("ENGINE_NOT_FOUND", "it is not there", kind=FaultClass.NEEDS_HUMAN)
+            case ("model", "resolve"):
+                assert declared
+                yield "fetching"
+                self.looked.add(declared.digest)
+                yield "looked"
+                return
             case ("model", "fetch"):
                 assert declared
                 yield "fetching"

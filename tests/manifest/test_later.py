@@ -25,16 +25,7 @@ from tests.manifest.helper import WHOLE, meant, read_text
     [
         ("models:\n  a: {source: file:x, start: on_demand}", 3, 23, "server/a", "`start: on_demand`"),
         ("models:\n  a: {source: file:x, start: manual}", 3, 23, "server/a", "`start: manual`"),
-        ("models:\n  a: {source: 'hf:a/b'}", 3, 7, "server/a", "`source: hf:`"),
-        ("models:\n  a: {source: file:x, quant: Q8_0}", 3, 23, "server/a", "`quant`"),
-        ("models:\n  a: {source: file:x, quant: {fit: auto}}", 3, 23, "server/a", "`quant`"),
-        ("models:\n  a: {source: file:x, mmproj: none}", 3, 23, "server/a", "`mmproj`"),
-        ("models:\n  a: {source: file:x, lora: ['file:y']}", 3, 23, "server/a", "`lora`"),
-        ("models:\n  a: {source: file:x, draft: file:y}", 3, 23, "server/a", "`draft`"),
         ("models:\n  a: {source: file:x, idle_timeout: 5m}", 3, 23, "server/a", "`idle_timeout`"),
-        ("models:\n  a: {source: file:x, priority: 1}", 3, 23, "server/a", "`priority`"),
-        ("models:\n  a: {source: file:x, memory: {at_most: 1GiB}}", 3, 23, "server/a", "`memory`"),
-        ("models:\n  a: {source: file:x, force: true}", 3, 23, "server/a", "`force`"),
         ("engines:\n  e: {type: mlx}", 3, 7, "engine/e", "`type: mlx`"),
         ("engines:\n  e: {type: command, argv: [x]}", 3, 7, "engine/e", "`type: command`"),
         ("engines:\n  e: {type: llama.cpp}", 3, 3, "engine/e", "`type: llama.cpp` without `path`"),
@@ -49,7 +40,6 @@ from tests.manifest.helper import WHOLE, meant, read_text
         ("gateway:\n  api_keys: [{name: a, key: env:K, allow: []}]", 3, 36, "gateway/main", "`allow`"),
         ("limits:\n  memory: 8GiB", 3, 3, "manifest/limits.memory", "`memory`"),
         ("limits:\n  disk: 50%", 3, 3, "manifest/limits.disk", "`disk`"),
-        ("limits:\n  bandwidth: 1MB/s", 3, 3, "manifest/limits.bandwidth", "`bandwidth`"),
         ("policy: [p.yaml]", 2, 1, "manifest/policy", "`policy`"),
     ],
 )  # fmt: skip
@@ -83,9 +73,9 @@ def test_each_entry_of_a_section_that_comes_later_is_denied() -> None:
 
 
 def test_several_keys_of_one_entry_are_told_together_at_the_last_of_them() -> None:
-    text = "version: 1\nmodels:\n  a:\n    source: hf:a/b\n    priority: 2\n"
+    text = "version: 1\nmodels:\n  a:\n    source: file:x\n    start: manual\n    idle_timeout: 2m\n"
     assert denied(text) == [
-        (5, "server/a", "`source: hf:` is not yet supported here; `priority` is not yet supported here")
+        (6, "server/a", "`start: manual` is not yet supported here; `idle_timeout` is not yet supported here")
     ]
 
 
@@ -108,7 +98,7 @@ PARTLY = """\
 version: 1
 models:
   a: {source: file:x}
-  b: {source: file:y, priority: 3}
+  b: {source: file:y, idle_timeout: 3m}
 """
 
 
@@ -120,7 +110,7 @@ def planned_for(text: str, machine: Machine) -> Plan:
 
 def test_a_denied_model_and_its_server_are_left_alone_and_told_in_the_plan() -> None:
     machine = Machine()
-    machine.converge(dict(resolve(read_text(PARTLY.replace(", priority: 3", "")), "cp311")))
+    machine.converge(dict(resolve(read_text(PARTLY.replace(", idle_timeout: 3m", "")), "cp311")))
     plan = planned_for(PARTLY, machine)
     (change,) = plan.changes
     assert (str(change.ref), change.op, change.actions) == ("server/b", Op.DENIED, ())
@@ -134,8 +124,8 @@ def test_a_plan_with_something_denied_is_refused_with_a_code_of_its_own() -> Non
         planner.refuse_denied(planned_for(PARTLY, Machine()))
     assert caught.value.exit_code is Exit.DENIED == 3
     (diagnostic,) = caught.value.diagnostics
-    assert str(diagnostic) == "stack.yaml:4:23: error: server/b: `priority` is not yet supported here"
-    planner.refuse_denied(planned_for(PARTLY.replace(", priority: 3", ""), Machine()))
+    assert str(diagnostic) == "stack.yaml:4:23: error: server/b: `idle_timeout` is not yet supported here"
+    planner.refuse_denied(planned_for(PARTLY.replace(", idle_timeout: 3m", ""), Machine()))
 
 
 def test_what_is_denied_is_not_looked_at_by_the_rules_of_any_kind() -> None:
@@ -179,10 +169,7 @@ def test_of_the_whole_language_exactly_the_marked_keys_come_later() -> None:
         "engines.llama.path", "engines.llama.version", "engines.llama.source", "engines.llama.sha256",
         "engines.mirrored.path", "engines.mirrored.source", "engines.mirrored.url", "engines.mirrored.variant",
         "engines.mac.type", "engines.vllm.type",
-        "models.chat.source", "models.chat.quant", "models.chat.lora", "models.chat.draft", "models.chat.priority",
-        "models.chat.memory", "models.chat.force", "models.chat.mcp",
-        "models.fitted.source", "models.fitted.quant", "models.fitted.mmproj", "models.fitted.start",
-        "models.seeing.mmproj", "models.seeing.start",
+        "models.chat.mcp", "models.fitted.start", "models.seeing.start",
         "providers.openai", "providers.anthropic", "providers.lab", "routes.smart", "routes.split",
         "mcp_servers.files", "mcp_servers.search",
         "gateway.cors", "gateway.api_keys.1.allow", "gateway.api_keys.1.rate", "policy",

@@ -142,7 +142,7 @@ def test_renewing_takes_what_was_found_and_keeps_other_platforms() -> None:
 
 
 def test_pruning_drops_sources_that_nobody_names_on_any_platform() -> None:
-    assert set(Lock(PINS).pruned({("file:x", ""), ("pypi:z==1", "")}).pins) == {X, LINUX, MAC}
+    assert set(Lock(PINS).pruned({("file:x", "", ""), ("pypi:z==1", "", "")}).pins) == {X, LINUX, MAC}
     assert Lock(PINS).pruned([]).pins == {}
 
 
@@ -357,11 +357,16 @@ def test_what_the_lock_says_enters_a_spec_and_not_its_identity() -> None:
 
 
 def test_sources_are_named_whatever_machine_they_are_for() -> None:
-    default = (f"pypi:xllamacpp=={EMBEDDED_VERSION}", "")
+    default = (f"pypi:xllamacpp=={EMBEDDED_VERSION}", "", "")
     named = sources_of(read_text(TEXT).stack)
-    assert named == {("file:x", ""), ("https://host/m.gguf?token=hunter2", "y"), ("pypi:z>=1", ""), default}
+    assert named == {
+        ("file:x", "", ""),
+        ("https://host/m.gguf?token=hunter2", "y", ""),
+        ("pypi:z>=1", "", ""),
+        default,
+    }
     other = read_text("version: 1\nengines: {e: {type: embedded, version: '1.0'}}\n").stack
-    assert sources_of(other) == {("pypi:xllamacpp==1.0", ""), default}
+    assert sources_of(other) == {("pypi:xllamacpp==1.0", "", ""), default}
 
 
 def test_the_module_knows_one_format() -> None:

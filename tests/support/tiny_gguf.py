@@ -51,6 +51,7 @@ def tiny_gguf(
     heads_kv: int = 2,
     seed: int = 0,
     name: str | None = None,
+    split: int = 0,
 ) -> Path:
     """Write a model to `path` and return `path`.
 
@@ -60,6 +61,9 @@ def tiny_gguf(
     bert    mean-pooled embedding model of `dim` dimensions
     rerank  bert with a one-class head, for /v1/rerank
     mmproj  vision projector for a chat model of the same `dim`; always F32
+
+    With `split` a chat or random model is written in several files of so many tensors each; their names are those of
+    llama.cpp (PATH without its suffix, -00001-of-00003.gguf), and `path` itself is not written.
 
     `quant` is one of QUANTS and applies to the matrices (block formats need a `dim` that is a multiple of 32);
     `ctx` is the trained context, capped at 512 for bert and rerank. ValueError on an unknown kind or quant.
@@ -72,7 +76,8 @@ def tiny_gguf(
     label = name or f"tiny-{kind}"
     match kind:
         case "chat" | "random":
-            _write_llama(path, shape, quant, seed, label, reply=reply if kind == "chat" else None, loop=loop)
+            said = reply if kind == "chat" else None
+            _write_llama(path, shape, quant, seed, label, reply=said, loop=loop, split=split)
         case "bert" | "rerank":
             _write_bert(path, shape, quant, seed, label, rerank=kind == "rerank")
         case "mmproj":
@@ -196,7 +201,9 @@ def _llama_vocabulary(reply: str) -> tuple[list[str], list[Any], list[int]]:
     return tokens, types, ids
 
 
-def _write_llama(path: Path, shape: _Shape, quant: str, seed: int, name: str, *, reply: str | None, loop: bool) -> None:
+def _write_llama(
+    path: Path, shape: _Shape, quant: str, seed: int, name: str, *, reply: str | None, loop: bool, split: int
+) -> None:
     """With a `reply` the layers add nothing to the residual stream, so the output matrix sees the last token's
     embedding alone and works as a Markov chain; without one, every weight is random.
     """
@@ -204,7 +211,7 @@ def _write_llama(path: Path, shape: _Shape, quant: str, seed: int, name: str, *,
     import numpy as np
 
     tokens, types, ids = _llama_vocabulary(DEFAULT_REPLY if reply is None else reply)
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=split)
     _llama_header(writer, shape, quant, name, tokens, types)
 
     tensors = _Tensors(writer, quant, seed)

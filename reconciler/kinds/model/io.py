@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.core.diagnostics import Fault, FaultClass
-from reconciler.core.ids import Ref, canonical
+from reconciler.core.ids import Ref
 from reconciler.core.plan import Action
 from reconciler.core.state import Declared, Found, Observation
 from reconciler.host import secrets
@@ -19,7 +19,7 @@ from reconciler.host.fetch import Progress
 from reconciler.host.files import Files, disk_faults
 from reconciler.kinds.base import Tools
 from reconciler.kinds.model.rules import ModelRules, ModelState
-from reconciler.kinds.model.spec import ModelSpec, Piece, pieces, shown
+from reconciler.kinds.model.spec import ModelSpec, Piece, pieces, shape_text, shown
 from reconciler.kinds.model.survey import Survey, facts_of, judge_file, survey
 from reconciler.sources import Brought, Hub, Remote, Request, Tap, source_for
 from reconciler.store.blobs import sha256_of, token
@@ -92,7 +92,7 @@ def _pieces(spec: ModelSpec, pin: Mapping[str, Any] | None) -> tuple[Piece, ...]
 def _look(spec: ModelSpec, pin: Mapping[str, Any] | None, verified: Mapping[str, Artifact], tools: Tools) -> ModelState:
     """All files of one model, seen together."""
     meant = _pieces(spec, pin)
-    shape = spec.shape or canonical((pin or {}).get("shape", {}))
+    shape = spec.shape or shape_text(pin or {})
     ahead = tools.ahead.get(spec.pin, "")
     found = bool(meant) or pin is not None
     if not meant:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from reconciler.core.ids import Ref, canonical
+from reconciler.core.ids import Ref
 from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price, human_bytes
 from reconciler.core.state import VOLATILE, Drift, World
 from reconciler.core.status import Condition, no, yes
 from reconciler.kinds.fit import Demand, Fit, judged
-from reconciler.kinds.model.spec import MMPROJ, MODEL, ModelSpec, Piece, pieces, shown
+from reconciler.kinds.model.spec import MMPROJ, MODEL, ModelSpec, Piece, pieces, shape_text, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def fitting(spec: ModelSpec, state: ModelState, world: World) -> Fit | None:
         load.context, load.parallel, load.cache_k, load.cache_v, load.gpu_layers, load.at_most, projector,
         options=load.options,
     )  # fmt: skip
-    return judged(state.shape or canonical(state.foreseen.get("shape", {})), demand, world.host)
+    return judged(state.shape or shape_text(state.foreseen), demand, world.host)
 
 
 def _fields(ref: Ref, before: object, spec: ModelSpec) -> tuple[FieldChange, ...]:

@@ -112,7 +112,7 @@ class MemoryLimit(Section):
 
 
 class HubSection(Section):
-    """The model hub that `hf:` sources are repositories of."""
+    """A hub of model repositories, and what stands in front of it."""
 
     endpoint: Address | None = None
     """Its address. Default: the public hub. Where HF_ENDPOINT is set and this is not, that is a mirror."""
@@ -167,8 +167,8 @@ class ModelSection(Entry):
     """When its server runs: `always`, from the first request on (`on_demand`), or when a person says so (`manual`)."""
     idle_timeout: Annotated[Duration, Later()] = default("10m", duration)
     """With `start: on_demand`: unload it after this much quiet."""
-    priority: Annotated[int, Field(ge=-1000, le=1000, strict=True), Later()] = 0
-    """Who stays when memory runs short: the higher, the longer."""
+    priority: Annotated[int, Field(ge=-1000, le=1000, strict=True)] = 0
+    """Whose download goes first: the higher, the earlier."""
     memory: MemoryLimit = MemoryLimit()
     """What its server may take."""
     force: Truth = False
@@ -365,11 +365,16 @@ def _pinned(spec: ModelSpec, pins: Mapping[str, Mapping[str, Any]]) -> ModelSpec
     locked = str(pin.get("sha256", ""))
     if not locked or (spec.sha256 and locked != spec.sha256):
         return spec
-    shape = canonical(pin["shape"]) if isinstance(pin.get("shape"), Mapping) else ""
+    shape = shape_text(pin)
     size = int(pin.get("size", 0))
     return replace(
         spec, locked=locked, resolved=str(pin.get("resolved", "")), size=size, pieces=pieces(pin), shape=shape
     )
+
+
+def shape_text(pin: Mapping[str, Any]) -> str:
+    """What a pin says of the shape, as JSON; empty where it says nothing."""
+    return canonical(pin["shape"]) if isinstance(pin.get("shape"), Mapping) else ""
 
 
 def pieces(pin: Mapping[str, Any]) -> tuple[Piece, ...]:

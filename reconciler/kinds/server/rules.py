@@ -224,7 +224,7 @@ def fitting(spec: ServerSpec, world: World) -> Fit | None:
     model = _model(spec, world)
     if model is None:
         return None
-    shape = model.shape if len(model.shape) > len(NONE) else canonical(model.foreseen.get("shape", {}))
+    shape = model.shape or canonical(model.foreseen.get("shape", {}))
     return judged(shape, demand(spec, world.found), world.host)
 
 
