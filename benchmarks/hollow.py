@@ -53,7 +53,9 @@ def hollow(path: Path, architecture: str, size: Dimensions, quant: str = "F16") 
     _header(writer, architecture, size)
     kind = gguf.GGMLQuantizationType[quant]
     for name, shape in ARCHITECTURES[architecture](size):
-        plain = len(shape) == 1 or name.startswith("position_embd") or "ssm_" in name or name.endswith("gate_inp.weight")
+        plain = (
+            len(shape) == 1 or name.startswith("position_embd") or "ssm_" in name or name.endswith("gate_inp.weight")
+        )
         plain = plain and "ssm_in" not in name and "ssm_out" not in name
         raw = gguf.GGMLQuantizationType.F32 if plain else kind
         count = int(np.prod(shape))
