@@ -59,7 +59,7 @@ def test_one_file_is_a_whole_model(keys: dict[str, Any]) -> None:
         ([part(1, 2, total=1), part(2, 2, "norm", total=1)], "numbered 1, 2, not 0 to 1"),
         ([part(0, 2, "norm", total=2), part(1, 2, "norm", total=2)], "tensor 'norm' is in more than one"),
         ([part(0, 2, total=2), part(1, 2, "norm", total=2)], "part 1 says 2 tensors in all, its parts have 1"),
-        ([part(0, 2, total=1), part(1, 2, "norm", total=-1)], "part 2 says no number of tensors in all"),
+        ([part(0, 2, total=1), part(1, 2, "norm", total=-1)], "part 2 says an unknown number of tensors in all"),
         (
             [part(0, 2, total=1), part(1, 2, "norm", total=1, **{"general.architecture": "qwen3"})],
             "different models: llama, qwen3",
