@@ -124,7 +124,7 @@ class Header:
 
     @property
     def architecture(self) -> str:
-        return str(self.keys.get("general.architecture", ""))
+        return self.text("general.architecture")
 
     @property
     def context_length(self) -> int:
@@ -378,11 +378,9 @@ class _Parser:
         kind, offset = _TAIL.unpack_from(self.buffer, self.at + 8 * dimensions)
         self.at += 8 * dimensions + _TAIL.size
         tensor = Tensor(name, shape, kind, offset)
-        per = BLOCKS.get(kind, (1, 0))[0]
-        if (shape[0] if shape else 1) % per:
-            raise NotGguf(
-                f"tensor {name[:80]!r} has rows of {shape[0] if shape else 1}, {type_name(kind)} needs whole {per}s"
-            )
+        row, per = shape[0] if shape else 1, BLOCKS.get(kind, (1, 0))[0]
+        if row % per:
+            raise NotGguf(f"tensor {name[:80]!r} has rows of {row}, but {type_name(kind)} comes in blocks of {per}")
         if any(extent >= 1 << 63 for extent in shape) or tensor.count >= 1 << 63 or offset + tensor.bytes >= 1 << 63:
             raise NotGguf(f"tensor {name[:80]!r} is impossibly large: {' × '.join(map(str, shape))} at {offset}")
         return tensor

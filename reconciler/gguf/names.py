@@ -20,6 +20,7 @@ _PARTIAL = re.compile(
     rf"\.(?:{_UNFINISHED})$|[-._](?:part|split)[-_.]?(?:[0-9]+of[0-9]+|[0-9]+|[a-z]{{1,2}})$", re.IGNORECASE
 )
 _SHARD = re.compile(r"[-._]([0-9]{1,6})-of-([0-9]{1,6})$", re.IGNORECASE)
+_SUFFIXES = 3  # model.gguf.part1of2.incomplete
 _EDGE, _END = r"(?<![A-Za-z0-9])", r"(?![A-Za-z0-9])"
 _TOKEN = re.compile(
     rf"{_EDGE}(?P<before>(?:(?:UD|i1)[-_.]){{0,3}})"
@@ -72,7 +73,7 @@ def from_filename(name: str) -> Named:
     plain = unicodedata.normalize("NFC", name)
     *folders, base = re.split(r"[/\\]", plain)
     partial = bool(_PARTIAL.search(base))
-    while _PARTIAL.search(base):
+    for _ in range(_SUFFIXES):
         base = _PARTIAL.sub("", base)
     body = re.sub(r"\.gguf$", "", base, flags=re.IGNORECASE)
     shard = _SHARD.search(body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -117,7 +117,7 @@ def _model(header: Header) -> Role:
         return Role(RoleName.DRAFT, f"its architecture is {architecture}")
     ahead, layers = header.integer(f"{architecture}.nextn_predict_layers"), _layers(header)
     last = header.integer(f"{architecture}.block_count") - ahead
-    if 0 < ahead and 0 < last and layers and min(layers) >= last:
+    if ahead > 0 and last > 0 and layers and min(layers) >= last:
         return Role(RoleName.MTP, f"of {last + ahead} layers it has only the last {ahead}, which guess ahead")
     if all(tensor.name.endswith((".lora_a", ".lora_b")) for tensor in header.tensors):
         return Role(RoleName.LORA, "its tensors are pairs of a LoRA")
@@ -163,7 +163,13 @@ def templates(header: Header) -> tuple[str, ...]:
 
 def takes_tools(header: Header) -> bool:
     """Whether a chat template does something with the tools of a request."""
-    return any(re.search(r"\{[%{][^}]*\btools\b", template) for template in templates(header))
+    return any(re.search(r"\btools\b", code) for template in templates(header) for code in _code(template))
+
+
+def _code(template: str) -> Iterator[str]:
+    """What stands in {{ }} and {% %}. Each letter is looked at once: a stranger may have made it a MiB of braces."""
+    for piece in re.split(r"\{[%{]", template)[1:]:
+        yield re.split(r"[%}]\}", piece, maxsplit=1)[0]
 
 
 def thinks(header: Header) -> bool:

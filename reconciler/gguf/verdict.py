@@ -141,7 +141,7 @@ def judge(named: Named | None, asked: Quant | None, headers: Sequence[Header], *
     named this very file: then one that no quantization covers is used as it is, and a name that does not fit the
     content is only noted. What was *asked* and is not there is always refused.
     """
-    matrices = _matrices(headers)
+    matrices = _together(_matrices(headers))
     told = FILE_TYPES.get(headers[0].integer("general.file_type", -1)) if headers else None
     case = _Case(named, asked, headers, matrices, told, _recognised(matrices, told))
     refusal = _unusable(headers)
@@ -158,7 +158,7 @@ class _Case:
     named: Named | None
     asked: Quant | None
     headers: Sequence[Header]
-    matrices: tuple[Tensor, ...]
+    matrices: tuple[Matrices, ...]
     told: Quant | None  # by general.file_type
     found: Quant | None  # by the tensors
 
@@ -201,8 +201,9 @@ def _claimed(case: _Case, claim: Quant, explicit: bool) -> Verdict:
     if not wrong:
         note = f"its header calls itself {case.told}" if case.told not in (None, claim) else ""
         return case.verdict(claim, note=note)
-    rest = tuple(tensor for tensor in case.matrices if not _native_expert(tensor))
-    if len(rest) < len(case.matrices) and rest and not misfit(claim, rest):
+    every = _matrices(case.headers)
+    rest = tuple(tensor for tensor in every if not _native_expert(tensor))
+    if len(rest) < len(every) and not misfit(claim, _together(rest)):
         return case.verdict(claim, mixed=True, note="its experts are MXFP4, as they were trained")
     if case.asked is None and explicit:
         note = f"its name says {claim}, but {wrong}"
@@ -248,7 +249,17 @@ def bits_of(mixture: Iterable[Part]) -> float:
     return sum(part.bytes for part in sized) * 8 / weights if weights else 0.0
 
 
-def misfit(quant: Quant, matrices: Sequence[Tensor]) -> str:
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """All matrices of one type and one length of rows, together."""
+
+    type: str
+    row: int
+    weights: int
+    bytes: int
+
+
+def misfit(quant: Quant, matrices: Sequence[Matrices]) -> str:
     """Why these matrices are not of the recipe of `quant`, in words; empty where they are."""
     weights = _by_type(matrices)
     total = sum(weights.values())
@@ -272,14 +283,14 @@ def misfit(quant: Quant, matrices: Sequence[Tensor]) -> str:
     return ""
 
 
-def _unmarked(quant: Quant, matrices: Sequence[Tensor]) -> bool:
+def _unmarked(quant: Quant, matrices: Sequence[Matrices]) -> bool:
     """Whether a recipe's better types are missing, so that another one of the same base is just as likely."""
     marks = RECIPES[quant].marks
-    total = sum(tensor.count for tensor in matrices) or 1
+    total = sum(some.weights for some in matrices) or 1
     return bool(marks) and sum(_by_type(matrices, marks).values()) < NEEDED * total
 
 
-def _recognised(matrices: Sequence[Tensor], told: Quant | None) -> Quant | None:
+def _recognised(matrices: Sequence[Matrices], told: Quant | None) -> Quant | None:
     """The quantization of these matrices: what the header says if they fit it, else the recipe that fits most closely.
 
     One whose better types are all there comes before one that is content without.
@@ -289,17 +300,16 @@ def _recognised(matrices: Sequence[Tensor], told: Quant | None) -> Quant | None:
     fitting = [quant for quant in Quant if not misfit(quant, matrices) and not _unmarked(quant, matrices)]
     if not fitting:
         return None
-    bits = sum(t.bytes for t in matrices) * 8 / sum(t.count for t in matrices if t.bytes)
+    bits = sum(some.bytes for some in matrices) * 8 / sum(some.weights for some in matrices if some.bytes)
     return min(fitting, key=lambda quant: (not RECIPES[quant].marks, abs(quant.bits - bits), quant.rank))
 
 
-def _by_type(matrices: Iterable[Tensor], wanted: Sequence[str] | None = None) -> dict[str, int]:
+def _by_type(matrices: Iterable[Matrices], wanted: Sequence[str] | None = None) -> dict[str, int]:
     """Weights of each type; with `wanted`, of those types alone, and of their fallbacks where rows do not fit them."""
     found: dict[str, int] = {}
-    for tensor in matrices:
-        kind = type_name(tensor.type)
-        if wanted is None or kind in wanted or any(kind in _instead(of, tensor.shape[0]) for of in wanted):
-            found[kind] = found.get(kind, 0) + tensor.count
+    for some in matrices:
+        if wanted is None or some.type in wanted or any(some.type in _instead(of, some.row) for of in wanted):
+            found[some.type] = found.get(some.type, 0) + some.weights
     return found
 
 
@@ -311,6 +321,16 @@ def _matrices(headers: Sequence[Header]) -> tuple[Tensor, ...]:
     """What the recipes are about: the matrices of the layers; of a model without layers, all matrices."""
     every = tuple(t for header in headers for t in header.tensors if sum(extent > 1 for extent in t.shape) > 1)
     return tuple(tensor for tensor in every if "blk." in tensor.name) or every
+
+
+def _together(tensors: Iterable[Tensor]) -> tuple[Matrices, ...]:
+    """A hundred layers are much alike, and a file is held against three dozen recipes."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for tensor in tensors:
+        sums = found.setdefault((tensor.type, tensor.shape[0]), [0, 0])
+        sums[0] += tensor.count
+        sums[1] += tensor.bytes
+    return tuple(Matrices(type_name(kind), row, *sums) for (kind, row), sums in found.items())
 
 
 def _native_expert(tensor: Tensor) -> bool:

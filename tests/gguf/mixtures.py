@@ -47,6 +47,7 @@ def tensors(shape: str, quant: str) -> Iterator[Spec]:
         yield Spec(spec.name, spec.shape, next(runs[kind_of(spec.name)]))
 
 
+@cache
 def model(shape: str, quant: str, file_type: int | None = None) -> Header:
     """The header of that model; `file_type` is what it says of itself, without one what is true."""
     number = NUMBERS[Quant(quant)] if file_type is None else file_type
