@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import subprocess
 import sys
-import zlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -17,8 +15,9 @@ import pytest
 
 from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.host.effects import Effects
-from reconciler.host.fetch import BLOCK, PIECE, SEGMENT, SYNC_EVERY, Fetch, Fetched, Patience
+from reconciler.host.fetch import PIECE, SEGMENT, SYNC_EVERY, Fetch, Patience
 from reconciler.host.files import Files
+from tests.support.downloads import quiet, sha, vouched, whole
 from tests.support.fileserver import FileServer
 from tests.support.processes import free_port, kill9, wait_until
 
@@ -27,30 +26,12 @@ SMALL = random.Random(2).randbytes(100_000)
 SECRET = "hunter2secret"
 
 
-def quiet(done: int, total: int | None) -> None:
-    """A progress that nobody watches."""
-
-
 @pytest.fixture
 async def fetch(files: Files) -> AsyncIterator[Fetch]:
     """One that tries once, so that each failure is seen by itself."""
     made = Fetch(files, Effects(), patience=Patience(tries=1))
     yield made
     await made.close()
-
-
-def sha(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def whole(data: bytes) -> Fetched:
-    blocks = tuple(f"{zlib.crc32(data[at : at + BLOCK]):08x}" for at in range(0, len(data), BLOCK))
-    return Fetched(sha(data), len(data), blocks)
-
-
-def vouched(part: Path) -> int:
-    """How many bytes of a part its note vouches for."""
-    return sum(end - start for start, end in json.loads(part.with_name(part.name + ".json").read_text())["spans"])
 
 
 async def fails(fetch: Fetch, url: str, path: Path, expected: str = "") -> Fault:

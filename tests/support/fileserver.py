@@ -23,10 +23,12 @@ import contextlib
 import hashlib
 import re
 import socket
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -56,7 +58,7 @@ class File:
     content: bytes
     content_type: str
 
-    @property
+    @cached_property
     def etag(self) -> str:
         return f'"{hashlib.sha256(self.content).hexdigest()}"'
 
@@ -70,14 +72,20 @@ class _Fault:
 
 
 class FileServer:
-    """Serves `files`, a map from absolute URL path to content. Paths that end in "/" or ".html" are HTML pages."""
+    """Serves `files`, a map from absolute URL path to content. Paths that end in "/" or ".html" are HTML pages.
 
-    def __init__(self, files: Mapping[str, bytes] | None = None) -> None:
+    With `tls` it speaks HTTPS with that certificate.
+    """
+
+    def __init__(self, files: Mapping[str, bytes] | None = None, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.log: list[Request] = []
         self.sent: Counter[str] = Counter()
         self.port = 0
+        self._under_way: Counter[str] = Counter()
         self._files: dict[str, File] = {}
         self._faults: list[_Fault] = []
+        self._changes: dict[str, tuple[int, bytes]] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -133,7 +141,7 @@ class FileServer:
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.05)
         await runner.setup()
         try:
-            await web.SockSite(runner, listener).start()
+            await web.SockSite(runner, listener, ssl_context=self._tls).start()
             ready.set()
             await self._stop.wait()
         finally:
@@ -143,11 +151,11 @@ class FileServer:
 
     @property
     def base_url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        return self.url("")
 
     def url(self, path: str, host: str = HOST) -> str:
         """`host="localhost"` gives the same file under another host name."""
-        return f"http://{host}:{self.port}{path}"
+        return f"{'https' if self._tls else 'http'}://{host}:{self.port}{path}"
 
     def replace(self, path: str, content: bytes, content_type: str | None = None) -> None:
         """Add a file or change it, which changes its ETag; bodies under way go on with the old content."""
@@ -210,6 +218,43 @@ class FileServer:
         """Answer 200 with an HTML login page, as captive portals and expired sessions do."""
         self._set("html", path, True, times)
 
+    def no_head(self, code: int = 405, times: int | None = None, *, path: str | None = None) -> None:
+        """Refuse HEAD with `code`, as servers of signed addresses do."""
+        self._set("no_head", path, code, times)
+
+    def no_length(self, times: int | None = None, *, path: str | None = None) -> None:
+        """Answer with chunks and without a length; ranges are not offered then."""
+        self._set("no_length", path, True, times)
+
+    def etag(self, etag: str, times: int | None = None, *, path: str | None = None) -> None:
+        """Name this validator instead of the true one; none at all if it is empty."""
+        self._set("etag", path, etag, times)
+
+    def extra(self, data: bytes, times: int | None = None, *, path: str | None = None) -> None:
+        """Send more than was promised behind each body, which then has chunks instead of a length."""
+        self._set("extra", path, data, times)
+
+    def short_ranges(self, most: int, times: int | None = None, *, path: str | None = None) -> None:
+        """Answer a range with its first `most` bytes only, and say so, which a server may."""
+        self._set("short_ranges", path, most, times)
+
+    def one_at_a_time(self, times: int | None = None, *, path: str | None = None) -> None:
+        """Answer 503 while another body of the same file is under way."""
+        self._set("one_at_a_time", path, True, times)
+
+    def restless(self, path: str | None = None, times: int | None = None) -> None:
+        """Name another validator in each answer, as if the file changed all the time."""
+        self._set("restless", path, True, times)
+
+    def status_after(self, path: str, requests: int, code: int) -> None:
+        """Answer `code` from then on, once so many more requests for the file were answered."""
+        self._set("status_after", path, [requests, code], None)
+
+    def change_after(self, path: str, requests: int, content: bytes) -> None:
+        """Replace the file once so many more requests for it were answered."""
+        with self._lock:
+            self._changes[path] = (requests, content)
+
     def clear(self, path: str | None = None) -> None:
         """Remove the faults for `path`, or all faults."""
         with self._lock:
@@ -236,12 +281,19 @@ class FileServer:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         path, headers = request.path, request.headers
         self.log.append(Request(request.method, path, request.query_string, headers.get("Range"), headers))
+        self._change(path)
+        if request.method == "HEAD" and (code := self._take("no_head", path)) is not None:
+            return web.Response(status=code)
         if request.method not in ("GET", "HEAD"):
             return web.Response(status=405, headers={"Allow": "GET, HEAD"})
         if (fault := self._take("status", path)) is not None:
             code, retry_after = fault
             extra = {} if retry_after is None else {"Retry-After": str(retry_after)}
             return web.Response(status=code, headers=extra, text=f"{code} on request\n")
+        if (after := self._take("status_after", path)) is not None:
+            after[0] -= 1
+            if after[0] < 0:
+                return web.Response(status=after[1])
         if (fault := self._take("redirect", path)) is not None:
             url, code = fault
             return web.Response(status=code, headers={"Location": url})
@@ -256,23 +308,31 @@ class FileServer:
 
     async def _answer_file(self, request: web.Request, path: str, file: File) -> web.StreamResponse:
         size = max(0, len(file.content) + (self._take("lying_length", path) or 0))
-        ranged = not self._take("no_range", path)
-        headers = CIMultiDict({"ETag": file.etag, "Content-Type": file.content_type})
+        chunked = bool(self._take("no_length", path))
+        ranged = not self._take("no_range", path) and not chunked
+        named = self._take("etag", path)
+        etag = file.etag if named is None else named
+        if self._take("restless", path):
+            etag = f'"{len(self.log)}"'
+        extra = self._take("extra", path) or b""
+        headers = CIMultiDict({"Content-Type": file.content_type} | ({"ETag": etag} if etag else {}))
         if ranged:
             headers["Accept-Ranges"] = "bytes"
-        if (code := _failed_condition(request.headers, file.etag)) is not None:
-            return web.Response(status=code, headers={"ETag": file.etag})
+        if (code := _failed_condition(request.headers, etag)) is not None:
+            return web.Response(status=code, headers={"ETag": etag})
 
         start, end, status = 0, size, 200
-        if ranged and _range_holds(request.headers, file.etag):
+        if ranged and _range_holds(request.headers, etag):
             part = _parse_range(request.headers["Range"], size)
             if part is not None:
                 start, end = part
                 status = 206
                 if start >= end:
-                    return web.Response(status=416, headers={"Content-Range": f"bytes */{size}", "ETag": file.etag})
+                    return web.Response(status=416, headers={"Content-Range": f"bytes */{size}", "ETag": etag})
+                end = min(end, start + (self._take("short_ranges", path) or end))
                 headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-        headers["Content-Length"] = str(end - start)
+        if not chunked and not extra:
+            headers["Content-Length"] = str(end - start)
         response = web.StreamResponse(status=status, headers=headers)
         if request.method == "HEAD":
             await response.prepare(request)
@@ -282,9 +342,26 @@ class FileServer:
         if offset is not None:
             at = offset - start
             body = body[:at] + bytes([body[at] ^ 0xFF]) + body[at + 1 :]
-        with contextlib.suppress(ConnectionError):  # the client went away, which is its right
-            await self._send(request, response, path, body, promised=end - start)
+        body += extra
+        if self._under_way[path] and self._take("one_at_a_time", path):
+            return web.Response(status=503)
+        self._under_way[path] += 1
+        try:
+            with contextlib.suppress(ConnectionError):  # the client went away, which is its right
+                await self._send(request, response, path, body, promised=end - start)
+        finally:
+            self._under_way[path] -= 1
         return response
+
+    def _change(self, path: str) -> None:
+        with self._lock:
+            left, content = self._changes.get(path, (-1, b""))
+            if left > 0:
+                self._changes[path] = (left - 1, content)
+            elif left == 0:
+                del self._changes[path]
+        if left == 0:
+            self.replace(path, content)
 
     async def _send(
         self, request: web.Request, response: web.StreamResponse, path: str, body: bytes, promised: int

@@ -335,12 +335,15 @@ class Transfer:
     async def _ask(self, headers: dict[str, str]) -> httpx2.Response:
         """Ask where a redirect led the last time, and at the address itself if that works no more."""
         headers = {"Accept-Encoding": "identity"} | headers
-        if self._shortcut is not None:
-            shortcut, self._shortcut = self._shortcut, None
-            response, _ = await self._wire.ask("GET", shortcut, self._access, headers)
+        if (shortcut := self._shortcut) is not None:
+            try:
+                response, _ = await self._wire.ask("GET", shortcut, self._access, headers)
+            except Fault:
+                self._shortcut = None
+                raise
             if response.status_code in (200, 206, 416):
-                self._shortcut = shortcut
                 return response
+            self._shortcut = None
             await response.aclose()
         response, place = await self._wire.ask("GET", Place(self._url), self._access, headers)
         if place.url != self._url and response.status_code in (200, 206):
