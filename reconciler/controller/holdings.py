@@ -18,6 +18,7 @@ from reconciler.core.ids import Ref
 from reconciler.core.state import Declared, Owned
 from reconciler.kinds.base import Tools
 from reconciler.kinds.engine.spec import EngineSpec
+from reconciler.kinds.model.spec import shown as shown
 from reconciler.manifest.reading import kept
 from reconciler.store.generations import Generation, Generations
 
@@ -44,17 +45,17 @@ class Piece:
     quant: str = ""
 
 
-def pieces(spec: Mapping[str, Any], pins: Pins) -> tuple[Piece, ...]:
+def pieces(spec: Mapping[str, Any], pins: Pins, generous: bool = False) -> tuple[Piece, ...]:
     """The files that a model is made of, in order of their names. One that was never fetched has a file without digest.
 
-    What the spec itself says (`sha256`, `locked`) wins over a pin that says otherwise.
+    What the spec itself says (`sha256`, `locked`) wins over a pin that says otherwise; `generous` counts both.
     """
     said = _said(spec)
     out: dict[str, Piece] = {}
     for key, facts in pins.items():
         if not _belongs(key, spec):
             continue
-        if said and facts.get("sha256") not in said:
+        if said and facts.get("sha256") not in said and not generous:
             continue
         for piece in _of_pin(facts, json.loads(key)[0], facts):
             out.setdefault(piece.digest, piece)
@@ -118,14 +119,16 @@ def plain(spec: Any) -> dict[str, Any]:
     return asdict(spec) if is_dataclass(spec) and not isinstance(spec, type) else dict(spec)
 
 
-def models(desired: Mapping[Ref, Declared], owned: Mapping[Ref, Owned], pins: Pins) -> dict[Ref, tuple[Piece, ...]]:
+def models(
+    desired: Mapping[Ref, Declared], owned: Mapping[Ref, Owned], pins: Pins, generous: bool = False
+) -> dict[Ref, tuple[Piece, ...]]:
     """The files of every model that is declared or owned. Of one that is both, those of either: what is in use stays
     needed until what is wanted is here.
     """
     out: dict[Ref, dict[str, Piece]] = {}
     for ref, spec in _specs(desired, owned, MODEL):
         held = out.setdefault(ref, {})
-        for piece in pieces(spec, pins):
+        for piece in pieces(spec, pins, generous):
             held.setdefault(piece.digest, piece)
     return {ref: tuple(p for d, p in held.items() if d or len(held) == 1) for ref, held in sorted(out.items())}
 
