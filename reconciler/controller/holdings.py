@@ -19,7 +19,7 @@ from reconciler.core.state import Declared, Owned
 from reconciler.kinds.base import Tools
 from reconciler.kinds.engine.spec import EngineSpec
 from reconciler.kinds.model.spec import shown as shown
-from reconciler.manifest.reading import kept
+from reconciler.manifest.reading import kept, sources_of
 from reconciler.store.generations import Generation, Generations
 
 MODEL, ENGINE = "model", "engine"
@@ -183,15 +183,17 @@ def of_generation(generation: Generation, generations: Generations, tools: Tools
         texts = generations.texts(generation.number)
     except Refused as refused:
         return refused.diagnostics[0]
-    named = {found for text in (*texts.files.values(), texts.lock.encode()) for found in _NAMED.findall(text.decode())}
+    said = [text.decode(errors="replace") for text in texts.files.values()]
     try:
         reading = kept(texts.root, texts.files, texts.lock)
         wanted: Wanted = wanted_of(reading, tools.layout)
     except Refused:
-        return Kept(generation.number, frozenset(named), whole=True)
-    pins = {**tools.ledger.pins(), **reading.lock.pins}
-    held = models(wanted.resources, {}, pins)
-    digests = named | {piece.digest for group in held.values() for piece in group if piece.digest}
+        return Kept(generation.number, frozenset(named_in([*said, texts.lock])), whole=True)
+    # Pins of what its manifest does not name are left over from others; those that `when` leaves out here count.
+    lock = reading.lock.pruned(sources_of(reading.manifest.stack))
+    held = models(wanted.resources, {}, {**tools.ledger.pins(), **lock.pins})
+    digests = {piece.digest for group in held.values() for piece in group if piece.digest}
+    digests |= named_in([*said, *(str(facts) for facts in lock.pins.values())])
     return Kept(generation.number, frozenset(digests), frozenset(folders(wanted.resources, {})))
 
 
