@@ -242,6 +242,7 @@ def test_the_one_in_force_and_the_promised_one_are_never_let_go_of(served: Stage
 
 def test_without_a_controller_under_its_lock(served: Stage) -> None:
     served.end_controller()
+    (blob,) = served.blobs()
     stray = served.root / "artifacts" / "sha256" / "aa" / ("a" * 64)
     stray.parent.mkdir(exist_ok=True)
     stray.write_bytes(b"x" * 1000)
@@ -254,7 +255,7 @@ def test_without_a_controller_under_its_lock(served: Stage) -> None:
         (quarantine / f"{'b' * 64}.{int(time.time() - days * 86400)}").write_bytes(b"z")
     (served.root / "models").mkdir()
     (served.root / "models" / "gone.gguf").symlink_to(stray)
-    (served.root / "models" / "chat.gguf").symlink_to(served.blobs()[0])
+    (served.root / "models" / "chat.gguf").symlink_to(blob)
     dry = gc(served, code=2)
     assert {what for what, _ in went(dry)} == {"blob", "engine", "quarantine", "view"}
     assert len(stayed(dry, "quarantine")) == 1
@@ -275,10 +276,10 @@ def test_what_a_process_uses_stays_and_is_said(served: Stage) -> None:
     stray = served.root / "artifacts" / "sha256" / "aa" / ("a" * 64)
     stray.parent.mkdir(exist_ok=True)
     stray.write_bytes(b"x" * 8192)
-    with subprocess.Popen(["sleep", "60"], stdin=stray.open("rb")) as user:
+    with stray.open("rb") as data, subprocess.Popen(["sleep", "60"], stdin=data) as user:
         item = stayed(gc(served, "--yes"))[stray.name]
-        assert item["pids"] == [user.pid] or user.pid in item["pids"]
-        assert f"used by pid {item['pids'][0]}" in item["why"]
+        assert user.pid in item["pids"]
+        assert "used by pid " in item["why"]
         user.kill()
     assert stray.exists()
     assert went(gc(served, "--yes")) == [("blob", stray.name)]
