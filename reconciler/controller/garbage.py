@@ -292,15 +292,18 @@ class Garbage:
         for number in survey.forgotten:
             self._generations.forget(number)
         needs = self.needs(desired, ())
-        doomed: list[tuple[Path, int]] = []
+        doomed: list[tuple[Path, Item]] = []
         try:
             for item in survey.go:
                 if item.what != "generation" and _there(item.path) and not self._needed(item, needs):
-                    doomed.append((self._out_of_the_way(item), item.size))
+                    doomed.append((self._out_of_the_way(item), item))
         finally:  # what was moved before a disk failed goes all the same
             for aside, _ in doomed:
                 await in_bulk(self._remove, aside)
-        freed = sum(size for _, size in doomed)
+        for _, item in doomed:  # the last, since a full disk lets us write only now
+            if item.what == "blob" and not _there(item.path):
+                self._tools.ledger.forget_artifact(item.path.name)
+        freed = sum(item.size for _, item in doomed)
         if doomed or survey.forgotten:
             text = f"{_count(len(doomed), 'thing')} removed, {human_bytes(freed)} freed"
             self._tools.ledger.event("store", "Collected", text)
@@ -312,8 +315,6 @@ class Garbage:
             return item.path
         self._remove(aside)
         self._tools.files.move(item.path, aside)
-        if item.what == "blob":
-            self._tools.ledger.forget_artifact(item.path.name)
         return aside
 
     def _remove(self, path: Path) -> None:
