@@ -182,6 +182,22 @@ async def rebuild(path: Path, layout: Layout) -> Rebuilt:
             ledger.close()
 
 
+async def collect(path: Path, layout: Layout, older: float, keep: int | None, yes: bool) -> dict[str, Any]:
+    """What nobody needs any more, where no controller runs; with `yes` it is removed. Raises Refused, Fault."""
+    from reconciler.controller.garbage import Ask, Garbage, to_json
+    from reconciler.controller.proving import wanted
+
+    ask, desired = Ask(older, keep), wanted(path, layout)
+    if not yes or not layout.ledger.exists():
+        with looking(layout, path.parent) as tools:
+            return to_json(Garbage(tools, path).survey(ask, desired), layout.root, None)
+    files = Files(Effects())
+    with _root(path, layout, files), Ledger.write(layout.ledger, files.effects) as ledger:
+        garbage = Garbage(tools_for(layout, path.parent, files.effects, ledger, KINDS), path)
+        survey = garbage.survey(ask, desired)
+        return to_json(survey, layout.root, await garbage.clear(survey, desired))
+
+
 @contextmanager
 def _root(path: Path, layout: Layout, files: Files) -> Iterator[RootLock]:
     """Hold the data root."""

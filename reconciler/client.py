@@ -95,6 +95,18 @@ class Client:
         self._socket.settimeout(None)
         return self._ask("lock", upgrade=list(upgrade) if upgrade is not None else None)
 
+    def gc(self, *, yes: bool = False, older: float = 604_800.0, keep_generations: int | None = None) -> dict[str, Any]:
+        """What nobody needs any more; with `yes` it is removed. Has no time limit.
+
+        `older` (seconds) is for quarantine and parts of downloads; `keep_generations` lets older ones go first.
+        """
+        self._socket.settimeout(None)
+        return self._ask("gc", yes=yes, older=older, keep_generations=keep_generations)
+
+    def suspect(self, digests: Iterable[str]) -> list[str]:
+        """Have these files of the store proved, and mended where they are damaged → those that this concerns."""
+        return list(self._ask("suspect", digests=sorted(digests))["suspected"])
+
     def ensure_ready(self, model: str, timeout: float = 600.0) -> dict[str, Any]:
         """Wait (seconds) until the model that clients call so can be asked → `ready` and its conditions."""
         self._socket.settimeout(timeout + 10.0)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler import __version__
+from reconciler.controller import garbage, proving
 from reconciler.controller import request as asked
 from reconciler.controller.daemon import Controller
 from reconciler.controller.request import API, Request, parse
@@ -128,6 +129,10 @@ async def _value(controller: Controller, request: Request) -> dict[str, Any]:
         case asked.Lock():
             names = request.upgrade
             return await controller.lock([Ref.parse(name) for name in names] if names is not None else None)
+        case asked.Gc():
+            return await garbage.collect(controller, garbage.Ask(request.older, request.keep_generations), request.yes)
+        case asked.Suspect():
+            return {"suspected": proving.suspect(controller, request.digests)}
         case asked.EnsureReady():
             return await controller.ensure_ready(request.model, request.timeout)
     match request.method:

@@ -23,6 +23,7 @@ from typing import Any
 
 from reconciler.controller import recovery
 from reconciler.controller.binding import planned
+from reconciler.controller.scrub import scrub
 from reconciler.controller.source import Ask, Source
 from reconciler.controller.turn import View, Wanted, look
 from reconciler.core import planner, status
@@ -102,7 +103,11 @@ class Controller:
         await recovery.recover(self.tools, self.kinds, self.source.generations)
         try:
             async with asyncio.TaskGroup() as group:
-                helpers = [group.create_task(serve(self)), group.create_task(self.source.watch(self.wake))]
+                helpers = [
+                    group.create_task(serve(self)),
+                    group.create_task(self.source.watch(self.wake)),
+                    group.create_task(scrub(self)),
+                ]
                 try:
                     await self._loop(group)
                 finally:

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from reconciler.core.diagnostics import Fault
 from reconciler.core.ids import Ref
 from reconciler.core.retry import READY_FORGIVES
 from reconciler.core.state import Trouble
 from reconciler.host.process import ABOUT, NONCE, ROOT, alive, boot_id, environment_value, find, leads
 from reconciler.kinds import workload
 from reconciler.kinds.base import Kind, Supervised, Tools
-from reconciler.store.blobs import sha256_of
+from reconciler.store.blobs import prove
 from reconciler.store.generations import Generations
 from reconciler.store.ledger import ProcessRow
 from reconciler.supervise.exits import meaning
@@ -78,8 +79,12 @@ def prove_artifacts(tools: Tools) -> tuple[int, int]:
     """Hash every file of the store: the good ones are noted, the others set aside → (good, damaged). Takes long."""
     good = damaged = 0
     for digest in tools.blobs.digests():
-        if sha256_of(tools.layout.blob(digest)) == digest:
-            tools.blobs.record(digest)
+        try:
+            proof = prove(tools.layout.blob(digest))
+        except Fault:  # the disk fails, or it may not be read: as good as damaged
+            proof = None
+        if proof is not None and proof.sha256 == digest:
+            tools.blobs.record(digest, proof.blocks)
             good += 1
         else:
             tools.blobs.set_aside(digest)

@@ -65,6 +65,16 @@ class Down(Request):
     purge: bool = False
 
 
+class Gc(Request):
+    yes: bool = False
+    older: Seconds = 604_800.0
+    keep_generations: Annotated[int, Field(ge=1, le=_HIGHEST)] | None = None
+
+
+class Suspect(Request):
+    digests: Annotated[tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...], Field(max_length=10_000)]
+
+
 METHODS: dict[str, type[Request]] = {
     "hello": Request,
     "status": Request,
@@ -73,6 +83,8 @@ METHODS: dict[str, type[Request]] = {
     "rollback": Rollback,
     "confirm": Request,
     "lock": Lock,
+    "gc": Gc,
+    "suspect": Suspect,
     "ensure_ready": EnsureReady,
     "follow": Request,
     "events": Events,

@@ -18,6 +18,7 @@ from reconciler.core.section import (
     default,
     share,
 )
+from reconciler.core.section import bandwidth as amount  # a field has its name
 from reconciler.kinds.engine.spec import EngineSection
 from reconciler.kinds.gateway.spec import GatewaySection, RouteSection
 from reconciler.kinds.mcp.spec import McpSection
@@ -42,6 +43,9 @@ class Limits(Section):
     """Downloads at the same time."""
     bandwidth: Literal["none"] | Bandwidth = "none"
     """How much all downloads together may take: `10MB/s`."""
+    scrub: Literal["none"] | Bandwidth = default("20MB/s", amount)
+    """How fast files are read again in the background, each once a week, to see that they are still what was verified.
+    `none` leaves it out."""
     override: Truth = False
     """Whether these keys win over the same keys in another file."""
 

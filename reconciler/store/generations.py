@@ -128,6 +128,25 @@ class Generations:
             with self._ledger.change("generation-lock") as db:
                 db.execute("UPDATE generations SET locked = ? WHERE number = ?", (locked, number))
 
+    def forget(self, number: int) -> None:
+        """Let one go for good: its row first, so that nothing that has a number is without its texts."""
+        with self._ledger.change("generation-forget") as db:
+            db.execute("DELETE FROM generations WHERE number = ?", (number,))
+        self._files.remove(self._path(number))
+        self._files.remove(self._path(number).with_suffix(".yaml"))
+
+    def spared(self, newest: int) -> set[int]:
+        """Those that stay when so many of the newest are kept: also what is in force, or may come back by itself."""
+        kept = {g.number for g in self.all()[-max(newest, 1) :]} | {self.current, self.asked}
+        if (promise := self.promise) is not None:
+            kept |= {promise.generation, promise.back_to}
+        return kept
+
+    def size(self, number: int) -> int:
+        """Bytes of its texts on disk."""
+        paths = (self._path(number), self._path(number).with_suffix(".yaml"))
+        return sum(path.stat().st_size for path in paths if path.exists())
+
     def mark(self, number: int, state: str, routes: str = "") -> None:
         with self._ledger.change("generation-state") as db:
             db.execute("UPDATE generations SET state = ?, routes = ? WHERE number = ?", (state, routes, number))

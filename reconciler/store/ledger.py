@@ -49,12 +49,15 @@ class ProcessRow:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """Verified bytes; `token` is how the file looked (inode, size, mtime) when they were."""
+    """Verified bytes; `token` is how the file looked (inode, size, mtime) when they were, and empty once they are
+    known to be damaged. `checked` is when all of it was last hashed (Unix seconds).
+    """
 
     digest: str
     size: int
     token: str
     verified: float
+    checked: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,17 +305,39 @@ class Ledger:
     # -- artefacts and pins -----------------------------------------------------------------------------------
 
     def artifact(self, digest: str) -> Artifact | None:
-        rows = self.rows("SELECT digest, size, token, verified FROM artifacts WHERE digest = ?", digest)
+        rows = self.rows("SELECT digest, size, token, verified, checked FROM artifacts WHERE digest = ?", digest)
         return Artifact(*rows[0]) if rows else None
 
     def artifacts(self) -> Sequence[Artifact]:
         return self._known(
-            "SELECT digest, size, token, verified FROM artifacts", lambda rows: [Artifact(*row) for row in rows]
+            "SELECT digest, size, token, verified, checked FROM artifacts",
+            lambda rows: [Artifact(*row) for row in rows],
         )
 
-    def record_artifact(self, digest: str, size: int, token: str) -> None:
+    def blocks(self, digest: str) -> tuple[str, ...]:
+        """The CRC-32 (hex) of each 16 MiB of the verified file; empty where they are not known."""
+        rows = self.rows("SELECT blocks FROM artifacts WHERE digest = ?", digest)
+        return tuple(json.loads(rows[0][0])) if rows else ()
+
+    def record_artifact(self, digest: str, size: int, token: str, blocks: Sequence[str] = ()) -> None:
+        """All of the file was hashed just now. Without `blocks`, those that are known of these bytes stay."""
+        now = time.time()
         with self.change("artifact") as db:
-            db.execute("INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?, ?)", (digest, size, token, time.time()))
+            db.execute(
+                "INSERT INTO artifacts (digest, size, token, verified, checked, blocks) VALUES (?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (digest) DO UPDATE SET size = excluded.size, token = excluded.token,"
+                " verified = excluded.verified, checked = excluded.checked,"
+                " blocks = CASE excluded.blocks WHEN '[]' THEN blocks ELSE excluded.blocks END",
+                (digest, size, token, now, now, canonical(list(blocks))),
+            )
+
+    def doubt_artifact(self, digest: str, token: str) -> bool:
+        """Note that the file which looks like `token` is not what was verified → whether it still looked so."""
+        with self.change("artifact-doubt") as db:
+            return (
+                db.execute("UPDATE artifacts SET token = '' WHERE digest = ? AND token = ?", (digest, token)).rowcount
+                > 0
+            )
 
     def forget_artifact(self, digest: str) -> None:
         with self.change("artifact-forget") as db:

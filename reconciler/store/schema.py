@@ -67,6 +67,13 @@ MIGRATIONS: tuple[str, ...] = (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, ref TEXT NOT NULL, at REAL NOT NULL, saw TEXT NOT NULL
     );
     """,
+    """
+    -- When all of it was last hashed, and the CRC-32 of each 16 MiB of it (JSON, hex): which of them to fetch again.
+    -- The long column is the last one, so that looking at the others does not read it.
+    ALTER TABLE artifacts ADD COLUMN checked REAL NOT NULL DEFAULT 0;
+    ALTER TABLE artifacts ADD COLUMN blocks TEXT NOT NULL DEFAULT '[]';
+    UPDATE artifacts SET checked = verified;
+    """,
 )
 
 VERSION = len(MIGRATIONS)

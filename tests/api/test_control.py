@@ -108,6 +108,11 @@ WRONG = {
     b'{"method": "events", "after": -1}': "after",
     b'{"method": "events", "after": 1e400}': "after",
     b'{"method": "down", "purge": "yes"}': "purge",
+    b'{"method": "gc", "yes": 1}': "yes",
+    b'{"method": "gc", "older": -1}': "older",
+    b'{"method": "gc", "keep_generations": 0}': "keep_generations",
+    b'{"method": "suspect"}': "digests",
+    b'{"method": "suspect", "digests": ["../../x"]}': "digests.0",
     b"[" * 100_000: "not a request",
     b'{"method": "apply", "manifest": "/x", "binding": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001: "not a request",
     b"\xff\xfe": "not a request",
@@ -237,6 +242,10 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "timeout": st.sampled_from([0, 0.01, -1, 1e9]),
     "after": st.sampled_from([0, 1, 2**63 - 1, 2**63, -1]),
     "purge": st.booleans(),
+    "yes": st.booleans(),
+    "older": st.sampled_from([0, 0.5, 31536000, 31536001, -1]),
+    "keep_generations": st.sampled_from([None, 0, 1, 3, 2**63 - 1, 2**63, 1.5]),
+    "digests": st.lists(st.sampled_from(["a" * 64, "A" * 64, "a" * 63, ""]), max_size=3),
 }
 # Those that would end the controller or change what is in force are only spoken wrongly to the live one.
 METHOD = st.sampled_from([*METHODS, "nothing", "Status", ""])
@@ -276,7 +285,7 @@ def test_the_schema_allows_what_the_controller_takes(request_: dict[str, Any]) -
 
 def _whole(request_: dict[str, Any]) -> bool:
     """JSON Schema knows no difference between 1 and 1.0, where a count must be written as one; nor do people."""
-    counts = [request_.get(key) for key in ("api", "generation", "after")]
+    counts = [request_.get(key) for key in ("api", "generation", "after", "keep_generations")]
     return any(isinstance(value, float) for value in counts) or _odd(request_)
 
 

@@ -137,6 +137,7 @@ def test_the_whole_language_is_understood() -> None:
     assert (gateway.api_keys[1].allow, gateway.api_keys[1].rate) == (("chat", "smart", "lab/llama-70b"), (60, 60.0))
     assert (gateway.timeouts.first_byte, gateway.body_limit, gateway.workers) == (600.0, 64 << 20, "auto")
     assert (limits.memory, limits.disk, limits.downloads, limits.bandwidth) == ("auto", 0.8, 3, "none")
+    assert limits.scrub == 20_000_000
     assert stack.policy == ("policy.yaml",)
 
 
