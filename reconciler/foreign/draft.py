@@ -98,8 +98,8 @@ class Draft:
 
     def secret(self, value: str, wanted: str, purpose: str, where: Where | None = None) -> str:
         """Keep a secret out: the reference to the variable that a person will set. The same secret, the same name."""
-        if value and value in self._hidden:
-            return f"env:{self._hidden[value]}"
+        if known := self._hidden.get(value):
+            return f"env:{known}"
         base = variable(wanted) or "SECRET"
         name, number = base, 1
         while name in self.needed:
@@ -108,6 +108,8 @@ class Draft:
         self.needed[name] = Needed(name, purpose, where)
         if value:
             self._hidden[value] = name
+        for part in value.split():
+            self.hide(part if holds_secret(part) else "")
         return f"env:{name}"
 
     def variable(self, name: str, purpose: str, where: Where | None = None) -> str:
@@ -145,7 +147,18 @@ class Draft:
             taken.add(name)
             self.models[model].setdefault("aliases", []).append(name)
         self._aliases.clear()
+        self._missing()
         self._purge()
+
+    def _missing(self) -> None:
+        """Say which files are not there, though the entries that name them are right."""
+        for name, entry in self.models.items():
+            loras = [one if isinstance(one, str) else one["source"] for one in entry.get("lora", [])]
+            for source in [entry.get("source"), entry.get("mmproj"), entry.get("draft"), *loras]:
+                if isinstance(source, str) and source.startswith("file:"):
+                    path = self.home.path(source.removeprefix("file:"))
+                    if not _there(path):
+                        self.leave(f"the file {path} of {name}", "it is not there", "put it there, or name another")
 
     def veiled(self, text: str) -> str:
         """A text for people, without any secret that was met."""
@@ -171,6 +184,13 @@ class Draft:
         if isinstance(value, list):
             return any(self._tells(v) for v in value)
         return isinstance(value, str) and any(len(s) >= PLAIN and s in value for s in self._hidden)
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def fit(text: str) -> str:

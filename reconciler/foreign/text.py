@@ -206,13 +206,14 @@ class _Yaml:
         while not isinstance(event := self.take(), self.events.MappingEndEvent):
             if not isinstance(event, self.events.ScalarEvent):
                 raise self._fault("a key must be plain text", event)
+            mark: Any = event.start_mark
             key = event.value
             if key in own:
                 raise self._fault("a key is here twice", event)
             if _UNFIT.search(key):
                 raise self._fault(_UNFIT_WORDS, event)
             below = (*path, key)
-            self.out.spots[below] = (event.start_mark.line + 1, event.start_mark.column + 1)
+            self.out.spots[below] = (mark.line + 1, mark.column + 1)
             value = self._value(self.take(), below, depth + 1)
             if key == "<<" and event.implicit[0]:
                 for other in value if isinstance(value, list) else [value]:
