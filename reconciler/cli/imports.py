@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,14 @@ def _write(target: Path, text: bytes) -> None:
 
 def _tell(place: Place, draft: Draft, made: Imported, printed: bool) -> None:
     """The report; where the manifest itself is printed, beside it on stderr."""
+    for line in _lines("the manifest" if printed else place.file, draft, made):
+        click.echo(line, err=printed)
+    if not printed:
+        option = "" if place.file == DEFAULT else f" -f {shlex.quote(place.file)}"
+        click.echo(f"\nnext: `reconcile{option} --dry-run` shows what it would do")
+
+
+def _lines(name: str, draft: Draft, made: Imported) -> Iterator[str]:
     from reconciler.foreign.write import told
 
     counts = [
@@ -85,27 +94,17 @@ def _tell(place: Place, draft: Draft, made: Imported, printed: bool) -> None:
         for section, entries in draft.entries.items()
         if entries
     ]
-    click.echo(
-        f"{'stack' if printed else place.file}: {', '.join(counts) or 'settings'} from {draft.tool}", err=printed
-    )
+    yield f"{name}: {', '.join(counts) or 'settings'} from {draft.tool}"
     if draft.needed:
-        click.echo(
-            "\nset these variables before `reconcile apply` (their values are not written anywhere here):", err=printed
-        )
+        yield "\nset these variables before `reconcile apply`; their values are not in the manifest:"
         for one in draft.needed.values():
-            where = f", now in {one.where}" if one.where else ""
-            click.echo(f"  {one.name}  {one.purpose}{where}", err=printed)
+            yield f"  {one.name}  {one.purpose}" + (f", now in {one.where}" if one.where else "")
     if draft.left:
-        click.echo("\nnot carried over:", err=printed)
-        for left in draft.left:
-            click.echo(f"  {told(left)}", err=printed)
+        yield "\nnot carried over, or to be looked at:"
+        yield from (f"  {told(left)}" for left in draft.left)
     if made.later:
-        click.echo("\nvalid, but denied by a plan of this version:", err=printed)
-        for at, said in made.later:
-            click.echo(f"  {at}: {said}", err=printed)
-    if not printed:
-        option = "" if place.file == DEFAULT else f" -f {shlex.quote(place.file)}"
-        click.echo(f"\nnext: `reconcile{option} --dry-run` shows what it would do")
+        yield "\nvalid, but denied by a plan of this version:"
+        yield from (f"  {at}: {said}" for at, said in made.later)
 
 
 def _report(draft: Draft, made: Imported, tool: str, target: Path, printed: bool) -> dict[str, Any]:

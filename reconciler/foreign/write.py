@@ -44,7 +44,7 @@ def _lines(draft: Draft) -> Iterator[str]:
         yield from _pair("gateway", draft.gateway, 0)
     if draft.left:
         yield ""
-        yield "# Not carried over:"
+        yield "# Not carried over, or to be looked at:"
         for one in draft.left:
             yield from _comment(f"- {told(one)}", "")
 
