@@ -229,4 +229,7 @@ def _server(draft: Draft, state: dict[str, Any], where: Where) -> None:
         else:
             draft.leave(f"listening on {host}", "without a key it would offer the models to everybody",
                         "add `api_keys`, then `host`", where)  # fmt: skip
+    if state.get("corsEnabled") is True:
+        why = "web pages of other origins are refused unless they are named"
+        draft.leave("CORS for all origins", why, "name them in `gateway: {cors: {origins: […]}}`", where)
     draft.gateway.update(gateway)

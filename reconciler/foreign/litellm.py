@@ -124,7 +124,10 @@ class _Reader:
             entry = self._address(service, base, what, where)
             if not entry:
                 return ""
-            name = self.draft.free("providers", service if not base or service in _PRESETS else _host(base))
+            plain = _PRESETS.get(service, service)
+            name = self.draft.free(
+                "providers", _host(base) if base and plain not in _LOCAL and plain != "azure" else plain
+            )
             if held := self._key(entry, key, name, where):
                 entry["api_key"] = held
             self.providers[at] = self.draft.add("providers", name, entry)

@@ -73,7 +73,7 @@ class _Model:
         self, draft: Draft, text: Text, values: Mapping[str, Any], name: str, said: dict[str, Any], base: Path
     ) -> None:
         self.draft, self.name, self.said, self.base = draft, name, said, base
-        self.text, self.values = text, values
+        self.text, self.values, self.grown = text, values, 0
         self.where = text.where("models", name)
         self.macros = {**mapping(values.get("macros")), **mapping(said.get("macros"))}
 
@@ -103,10 +103,9 @@ class _Model:
     def filled(self, command: str) -> str:
         """The command with its macros filled in; {port} and {model_name} stand for what is known at the start only."""
         fixed = {"PORT": "{port}", "MODEL_ID": self.name, "PID": ""}
-        for _ in range(12):
+        self.grown = 0
+        for _ in range(100):
             changed = _MACRO.sub(lambda found: self._macro(found[1], fixed), command)
-            if len(changed) > MOST:
-                raise Unfit("its macros make it too long")
             if changed == command:
                 return command
             command = changed
@@ -123,7 +122,11 @@ class _Model:
             return value
         if name not in self.macros:
             raise Unfit(f"the macro {name} is not defined")
-        return word(self.macros[name])
+        value = word(self.macros[name])
+        self.grown += len(value)
+        if self.grown > MOST:
+            raise Unfit("its macros make it too long")
+        return value
 
     def _entry(self, argv: list[str], place: Where) -> dict[str, Any] | None:
         if flags.is_llama_server(argv[0]):

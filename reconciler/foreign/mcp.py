@@ -14,7 +14,7 @@ from typing import Any
 from reconciler.core.diagnostics import Where
 from reconciler.core.section import HEADER, VALUE
 from reconciler.foreign.draft import Draft, is_secret, seconds
-from reconciler.foreign.secrets import holds_secret, referenced, references, says_secret, variable
+from reconciler.foreign.secrets import holds_secret, referenced, references, says_secret
 from reconciler.foreign.text import Text, listed, mapping, word
 
 _KNOWN = {
@@ -75,8 +75,7 @@ def _local(draft: Draft, name: str, entry: dict[str, Any], where: Where) -> dict
         return None
     given = mapping(entry.get("env"))
     if problem := _unfit(argv, set(given)):
-        for one in argv:
-            _hide(draft, one)
+        _hide(draft, argv)
         draft.leave(what, problem, _SECRET_REMEDY if "secret" in problem else "write what is meant", where)
         return None
     out: dict[str, Any] = {"command": argv[0]}
@@ -120,10 +119,12 @@ def _unfit(argv: list[str], given: set[str]) -> str:
     return ""
 
 
-def _hide(draft: Draft, one: str) -> None:
-    for part in re.split(r"[=\s]+", one):
-        if holds_secret(part):
-            draft.hide(part)
+def _hide(draft: Draft, argv: list[str]) -> None:
+    for before, one in zip(["", *argv], argv, strict=False):
+        name, _, value = one.partition("=")
+        draft.hide(one if says_secret(before) and not one.startswith("-") else value if says_secret(name) else "")
+        for part in re.split(r"[=\s]+", one):
+            draft.hide(part if holds_secret(part) else "")
 
 
 def _remote(draft: Draft, name: str, entry: dict[str, Any], url: str, kind: str, where: Where) -> dict[str, Any] | None:
@@ -152,9 +153,9 @@ def _values(draft: Draft, server: str, given: dict[str, Any], key: str, where: W
             out[name] = draft.variable(own, what, where)
         elif key == "headers" and name.lower() not in _HARMLESS:
             purpose = f"{what}: all of the header" + (", with `Bearer ` in front" if _bearer(value) else "")
-            out[name] = draft.secret(value, variable(f"{server}_{name}"), purpose, where)
+            out[name] = draft.secret(value, f"{server}_{name}".upper(), purpose, where)
         elif references(value) or is_secret(name, value) or not re.fullmatch(VALUE, value):
-            out[name] = draft.secret(value, name if key == "env" else variable(f"{server}_{name}"), what, where)
+            out[name] = draft.secret(value, name if key == "env" else f"{server}_{name}".upper(), what, where)
         else:
             out[name] = value
     return out

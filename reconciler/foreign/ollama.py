@@ -57,7 +57,8 @@ def gather(path: Path | None, home: Home) -> Draft:
     groups: dict[tuple[Any, ...], list[_Tag]] = {}
     for tag in _tags(root, draft):
         what_it_is = {k: v for k, v in tag.blobs.items() if k != "license"}
-        groups.setdefault(tuple(sorted((k, tuple(v)) for k, v in what_it_is.items())), []).append(tag)
+        alone = (tag.whole,) if "model" not in tag.blobs else ()
+        groups.setdefault((*sorted((k, tuple(v)) for k, v in what_it_is.items()), *alone), []).append(tag)
     for tags in groups.values():
         _add(draft, root, sorted(tags, key=lambda tag: (tag.tag != "latest", len(tag.whole))))
     return draft

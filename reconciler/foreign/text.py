@@ -76,9 +76,10 @@ def small_text(path: Path, most: int = MAX_BYTES) -> str:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise NotThere(getattr(error, "strerror", None) or str(error)) from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise NotThere("it is not a file")
     with os.fdopen(fd, "rb") as data:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise NotThere("it is not a file")
         try:
             content = data.read(most + 1)
         except OSError as error:

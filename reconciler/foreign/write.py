@@ -10,12 +10,15 @@ from typing import Any
 from reconciler.foreign.draft import SECTIONS, Draft, Left
 
 WIDTH = 100  # columns that a list may take in one line
-_PLAIN = re.compile(r"-{0,2}[A-Za-z_/~.][A-Za-z0-9_./~+@=-]*(?::[A-Za-z0-9_./~+@=-]+)*|[1-9][0-9]{0,8}(k|ms|s|m|h|d)")
+_PLAIN = re.compile(
+    r"-{0,2}[A-Za-z_/~.][A-Za-z0-9_./~+@=-]*(?::[A-Za-z0-9_./~+@=-]+)*|[1-9][0-9]{0,8}(k|ms|s|m|h|d)|[0-9a-f]{64}"
+)
 _MEANS = re.compile(r"(?i)null|true|false|yes|no|on|off|y|n|~|\.inf|\.nan|[-+.0-9_]+([eE][-+0-9]+)?")
-_ORDER = (
-    "type", "preset", "base_url", "api_key", "source", "quant", "file", "mmproj", "sha256", "engine", "aliases", "task",
-    "context", "parallel", "gpu_layers", "cache_type", "options", "env", "lora", "draft", "start", "idle_timeout",
-)  # fmt: skip  # what a person looks for first; all else follows as it came
+_ORDER = (  # what a person looks for first; all else follows as it came
+    "type", "command", "args", "url", "transport", "headers", "preset", "base_url", "api_key", "source", "quant",
+    "file", "mmproj", "sha256", "engine", "aliases", "task", "context", "parallel", "gpu_layers", "cache_type",
+    "options", "env", "lora", "draft", "start", "idle_timeout",
+)  # fmt: skip
 
 
 def text(draft: Draft) -> str:

@@ -16,6 +16,7 @@ from reconciler.foreign.draft import Draft, Section
 from reconciler.manifest.later import unsupported
 from reconciler.manifest.parse import check
 from reconciler.manifest.read import Document, read
+from reconciler.manifest.stack import Stack
 from reconciler.manifest.tidy import tidy
 
 ROUNDS = 200
@@ -31,17 +32,21 @@ class Imported:
 
 def imported(draft: Draft, path: Path) -> Imported:
     """The manifest that will lie at `path`. Raises Refused where nothing is left of it."""
+    text, stack = valid(draft, path)
+    later = tuple((".".join(str(part) for part in at), said) for at, said in unsupported(stack))
+    return Imported(_tidied(text, path), later)
+
+
+def valid(draft: Draft, path: Path) -> tuple[bytes, Stack]:
+    """The text and what it means, once all is out of the draft that the language does not take. Raises Refused."""
     for _ in range(ROUNDS):
         if draft.empty:
             break
         text = write.text(draft).encode()
         try:
-            stack = check(text, path).stack
+            return text, check(text, path).stack
         except Refused as refused:
             _without(draft, read(text, str(path)), refused.diagnostics)
-            continue
-        later = tuple((".".join(str(part) for part in at), said) for at, said in unsupported(stack))
-        return Imported(_tidied(text, path), later)
     faults = [Diagnostic(write.told(left)) for left in draft.left]
     nothing = Diagnostic(f"nothing of {draft.tool} can be carried over", hint="see what is said of each part")
     raise Refused([nothing, *faults])
