@@ -57,8 +57,9 @@ class SourceOf:
 
 def kind_of(image: str) -> Kind:
     """What an image runs, by its name: llama.cpp's server, Ollama or vLLM."""
-    name, _, tag = re.sub(r"@sha256:.*", "", image.lower()).rpartition(":")
-    name, tag = (name, tag) if name and "/" not in tag else (image.lower(), "")
+    image = image.lower().partition("@")[0]
+    name, _, tag = image.rpartition(":")
+    name, tag = (name, tag) if name and "/" not in tag else (image, "")
     last = name.rpartition("/")[2]
     if last in ("llama.cpp", "llamacpp", "llama-server", "llama-cpp") and (not tag or "server" in tag or "full" in tag):
         return "llama.cpp"

@@ -13,6 +13,8 @@ from typing import Any
 from reconciler.core.diagnostics import Diagnostic, Refused, Where
 from reconciler.foreign import write
 from reconciler.foreign.draft import Draft, Section
+from reconciler.kinds.engine.llama_host import flags
+from reconciler.kinds.engine.spec import EMBEDDED
 from reconciler.manifest.later import unsupported
 from reconciler.manifest.parse import check
 from reconciler.manifest.read import Document, read
@@ -39,6 +41,7 @@ def imported(draft: Draft, path: Path) -> Imported:
 
 def valid(draft: Draft, path: Path) -> tuple[bytes, Stack]:
     """The text and what it means, once all is out of the draft that the language does not take. Raises Refused."""
+    _for_embedded(draft)
     for _ in range(ROUNDS):
         if draft.empty:
             break
@@ -50,6 +53,23 @@ def valid(draft: Draft, path: Path) -> tuple[bytes, Stack]:
     faults = [Diagnostic(write.told(left)) for left in draft.left]
     nothing = Diagnostic(f"nothing of {draft.tool} can be carried over", hint="see what is said of each part")
     raise Refused([nothing, *faults])
+
+
+def _for_embedded(draft: Draft) -> None:
+    """The embedded engine has fewer flags than a llama-server, and would not start with others."""
+    known = {option.lstrip("-") for action in flags()._actions for option in action.option_strings}
+    for name, model in draft.models.items():
+        options = model.get("options")
+        if model.get("engine", EMBEDDED) != EMBEDDED or not isinstance(options, dict):
+            continue
+        unknown = [key for key in options if key.replace("_", "-") not in known]
+        for key in unknown:
+            del options[key]
+        if not options:
+            del model["options"]
+        if told := [key for key in unknown if key != "jinja"]:  # it always does
+            remedy = "name an `engine` of type llama.cpp, which does; some can be sent with each request"
+            draft.leave(f"options {', '.join(told)} of {name}", "the embedded engine does not have them", remedy)
 
 
 def _tidied(text: bytes, path: Path) -> bytes:

@@ -14,7 +14,7 @@ macros:
   server: {engine} --port ${{PORT}}
 models:
   "hello:tiny":
-    cmd: ${{server}} -m models/hello.gguf -c 1024 -np 1 --temp 0
+    cmd: ${{server}} -m models/hello.gguf -c 1024 -np 1 --no-warmup
     aliases: [gpt-4o-mini]
 hooks: {{on_startup: {{preload: ["hello:tiny"]}}}}
 """

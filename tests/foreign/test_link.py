@@ -14,6 +14,10 @@ from reconciler.foreign import link
 from reconciler.foreign.caches import Candidate
 from reconciler.foreign.link import BLOCK, apart, drop, shared, take
 from reconciler.host.effects import Denied, Effects
+from reconciler.host.files import Files
+from reconciler.host.layout import Layout
+from reconciler.store.blobs import Blobs
+from reconciler.store.ledger import Ledger
 
 DATA = bytes(range(256)) * 3000
 EFFECTS = Effects()
@@ -183,3 +187,23 @@ async def test_no_room_for_a_copy_is_told(tmp_path: Path, part: Path, monkeypatc
     os.close(fd)
     with pytest.raises(Fault, match="DISK_FULL"):
         await take(one, part, EFFECTS, quiet)
+
+
+async def test_a_store_takes_a_link_in_and_leaves_the_originals_mode(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "state")
+    files = Files(EFFECTS)
+    one = candidate(tmp_path / "blob", mode=0o640)
+    layout.root.mkdir()
+    with Ledger.write(layout.ledger, EFFECTS) as ledger:
+        blobs = Blobs(layout, files, ledger, EFFECTS)
+        part = apart(layout.partial / "p")
+        got = await take(one, part, EFFECTS, quiet)
+        blobs.take(part, got.sha256)
+        assert blobs.holds(got.sha256)
+        assert one.path.stat().st_mode & 0o777 == 0o640
+        assert layout.blob(got.sha256).samefile(one.path) == (got.how == "link")
+        with one.path.open("ab") as out:
+            out.write(b"x")
+        assert blobs.holds(got.sha256) == (got.how != "link")  # it is noticed, and proved anew
+        blobs.remove(got.sha256)
+    assert one.path.read_bytes() == DATA + b"x"
