@@ -38,7 +38,9 @@ VERBS = {
     "explain": "Say what a key means, and who set it.",
     "inspect": "Say what a model file or a source is, and whether it fits this machine; only headers are read.",
     "init": "Write a manifest that fits this machine.",
+    "import": "Write a manifest from what another tool has here, and say what could not be carried over.",
 }
+MODULES = {"import": "imports"}  # verbs that Python has a meaning of its own for
 
 
 class Verbs(click.Group):
@@ -50,7 +52,7 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
             return None
-        command: click.Command = importlib.import_module(f"reconciler.cli.{name}").command
+        command: click.Command = importlib.import_module(f"reconciler.cli.{MODULES.get(name, name)}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

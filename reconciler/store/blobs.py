@@ -54,7 +54,8 @@ class Blobs:
         with self._effects("store", target), disk_faults(target):
             with part.open("rb") as data:
                 os.fsync(data.fileno())
-            part.chmod(0o444)
+            if part.stat().st_nlink == 1:  # what was linked from elsewhere is not ours alone, and keeps its mode
+                part.chmod(0o444)
             part.replace(target)
             sync_folder(target.parent)
         self.record(digest, blocks)
