@@ -69,9 +69,10 @@ def pieces(spec: Mapping[str, Any], pins: Pins, generous: bool = False) -> tuple
 
 def _belongs(key: str, spec: Mapping[str, Any]) -> bool:
     """Whether a pin is of a source that the spec names, and of the file that it asks for."""
-    source, file, platform = (*json.loads(key), "", "")[:3]
+    source, file, platform, asked = (*json.loads(key), "", "", "")[:4]
+    meant = spec.get("quant", "") if spec.get("role", "model") == "model" else spec["role"]
     texts = {value for value in _leaves(spec) if isinstance(value, str)}
-    return source in texts and file == spec.get("file", "") and platform == spec.get("platform", "")
+    return source in texts and file == spec.get("file", "") and platform == spec.get("platform", "") and asked == meant
 
 
 def _said(spec: Any) -> dict[str, Mapping[str, Any]]:

@@ -307,7 +307,7 @@ class Source:
         before = self.held.reading.manifest.stack.limits if self.held is not None else None
         limits = held.reading.manifest.stack.limits
         if before is None or before.downloads != limits.downloads:
-            self._tools.downloads = asyncio.Semaphore(limits.downloads)  # those under way end under the old one
+            self._tools.downloads.resize(limits.downloads)
         self._tools.fetch.bandwidth = None if limits.bandwidth == "none" else float(limits.bandwidth)
         self.held, self.faults, self._tools.base = held, (), held.reading.manifest.path.parent
         if self._folders() != self._watched:

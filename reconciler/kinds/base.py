@@ -13,7 +13,7 @@ from reconciler.core.kind import Rules
 from reconciler.core.plan import Action
 from reconciler.core.state import Declared, HostFacts, Observation
 from reconciler.host.effects import Effects
-from reconciler.host.fetch import Fetch
+from reconciler.host.fetch import Fetch, Slots
 from reconciler.host.files import Files
 from reconciler.host.layout import Layout
 from reconciler.host.process import Processes
@@ -42,7 +42,7 @@ class Tools:
     ahead: dict[str, str] = field(default_factory=dict)  # by pin: what a source holds, for a plan only
     bringing: dict[str, asyncio.Lock] = field(default_factory=dict)  # by sha256 or part: who brings it now
     watched: dict[str, Watched] = field(default_factory=dict)  # by nonce
-    downloads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(3))
+    downloads: Slots = field(default_factory=lambda: Slots(3))
     progress: Callable[[Ref, str, int, int | None], None] = lambda ref, what, done, total: None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,21 @@ from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Action
 from reconciler.core.state import Declared, Found, Observation
+from reconciler.foreign import caches, link
+from reconciler.foreign.home import this_home
 from reconciler.host import secrets
 from reconciler.host.bulk import in_bulk
 from reconciler.host.fetch import Progress
-from reconciler.host.files import Files, disk_faults
 from reconciler.kinds.base import Tools
+from reconciler.kinds.model.repair import Patch, restore
 from reconciler.kinds.model.rules import ModelRules, ModelState
 from reconciler.kinds.model.spec import ModelSpec, Piece, pieces, shape_text, shown
 from reconciler.kinds.model.survey import Survey, facts_of, judge_file, survey
 from reconciler.sources import Brought, Hub, Remote, Request, Tap, source_for
-from reconciler.store.blobs import sha256_of, token
+from reconciler.store.blobs import token
 from reconciler.store.ledger import Artifact
+
+CANDIDATES = 8  # files of other tools that are hashed in search of one
 
 
 class ModelKind:
@@ -53,16 +57,23 @@ class ModelKind:
                 await _resolve(ref, spec, tools)
                 return
             case "fetch":
-                async with tools.downloads:
+                async with tools.downloads(spec.priority):
                     await _fetch(ref, spec, tools)
             case "renew":
                 await _renew(ref, spec, tools)
             case "verify":
                 for piece in _pieces(spec, tools.ledger.pins().get(spec.pin)):
                     if not tools.blobs.holds(piece.sha256):
-                        await _verify(ref, piece.sha256, tools)
+                        await restore(ref, piece.sha256, tools, _mending(spec, piece, tools))
         tools.fetch.discard(_part(spec, tools))  # a crash may have left its sidecar, whichever action comes after it
         tools.ledger.own(ref, declared.digest, spec)
+
+    async def forget_partial(self, ref: Ref, declared: Declared, tools: Tools) -> bool:
+        part = _part(declared.spec, tools)
+        left = list(part.parent.glob(f"{part.name}*"))  # of each file, with sidecars and the package it comes out of
+        for path in left:
+            tools.files.remove(path)
+        return bool(left)
 
     def sweep(self, tools: Tools) -> None:
         needed = _needed(tools)
@@ -153,7 +164,7 @@ async def _renew(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
     if pieces(seen.facts) and all(piece.sha256 for piece in pieces(seen.facts)):
         tools.ledger.pin(spec.pin, seen.facts)
         return
-    async with tools.downloads:
+    async with tools.downloads(spec.priority):
         await _bring(ref, anew, seen, tools, spec.sha256)
 
 
@@ -244,6 +255,8 @@ async def _one(
     async with lock:
         if wanted and tools.blobs.holds(wanted):
             return Brought(wanted, tools.layout.blob(wanted).stat().st_size, remote.name)
+        if wanted and (adopted := await _adopted(ref, wanted, remote, part, tools, progress)) is not None:
+            return adopted
         source = source_for(spec.source)
         brought = await source.bring(Request(remote, part, progress, spec.file, wanted, spec.priority), tap)
         if wanted and brought.sha256 != wanted:
@@ -255,9 +268,58 @@ async def _one(
             tools.fetch.discard(part)
             raise
         if not tools.blobs.holds(brought.sha256):
-            tools.blobs.take(part, brought.sha256)
+            await in_bulk(tools.blobs.take, part, brought.sha256, brought.blocks)
         tools.fetch.discard(part)
         return brought
+
+
+async def _adopted(
+    ref: Ref, wanted: str, remote: Remote, part: Path, tools: Tools, progress: Progress
+) -> Brought | None:
+    """The file from another tool's cache on this machine, linked into the store; None where there is none."""
+    places = _caches()
+    found, tried = await in_bulk(caches.lookup, wanted, remote.size, places), set[Path]()
+    while found is not None and len(tried) < CANDIDATES:
+        tried.add(found.path)
+        own = link.apart(part)
+        try:
+            taken = await link.take(found, own, tools.effects, progress)
+        except Fault as fault:
+            if fault.code != "CANDIDATE_GONE":
+                raise
+        else:
+            if taken.sha256 == wanted:
+                await in_bulk(tools.blobs.take, own, wanted, taken.blocks)
+                how = {"link": "linked", "reflink": "shared", "copy": "copied"}[taken.how]
+                text = f"{how} from the cache of {found.tool} instead of fetched: {found.path}"
+                tools.ledger.event(str(ref), "Adopted", text)
+                return Brought(wanted, taken.size, remote.name, taken.blocks)
+            link.drop(own, tools.effects)
+        found = await in_bulk(caches.lookup, wanted, remote.size, places, tried)
+    return None
+
+
+def _caches() -> list[caches.Cache]:
+    try:
+        home = this_home()
+    except RuntimeError:  # a service without a home folder
+        return []
+    return caches.where(home.environ, home.folder, home.system)
+
+
+def _mending(spec: ModelSpec, piece: Piece, tools: Tools) -> Patch:
+    """How damaged blocks of a piece are fetched again."""
+
+    async def patch(path: Path, spans: Sequence[tuple[int, int]], size: int) -> None:
+        pin = tools.ledger.pins().get(spec.pin, {})
+        known = _pieces(spec, pin)
+        seen = await _as_known(spec, spec.resolved or str(pin.get("resolved", "")) or spec.source, known, tools)
+        remote = next((r for (_, r), p in zip(seen.remotes, known, strict=False) if p.sha256 == piece.sha256), None)
+        if remote is None or seen.opaque or spec.source.startswith(("file:", "pypi:")):
+            raise Fault("NO_RANGES", "its source offers no parts of it", kind=FaultClass.PERMANENT)
+        await tools.fetch.patch(remote.urls, path, spans, size, lambda done, total: None, remote.access)
+
+    return patch
 
 
 def _part(spec: ModelSpec, tools: Tools, number: int = 0) -> Path:
@@ -277,20 +339,3 @@ def _mismatch(ref: Ref, spec: ModelSpec, brought: Brought, wanted: str) -> Fault
         hint=f"{remedy} if this file is the one you mean; otherwise distrust the source",
         kind=FaultClass.PERMANENT,
     )
-
-
-async def _verify(ref: Ref, sha256: str, tools: Tools) -> None:
-    """Hash the file again: note it as good, or set it aside so that it is fetched anew."""
-    path = tools.layout.blob(sha256)
-    found = await in_bulk(sha256_of, path)
-    if found == sha256:
-        await in_bulk(_protect, path, tools.files)
-        tools.blobs.record(sha256)
-        return
-    aside = tools.blobs.set_aside(sha256)
-    tools.ledger.event(str(ref), "Quarantined", f"its bytes are no longer what was verified; moved to {aside.name}")
-
-
-def _protect(path: Path, files: Files) -> None:
-    with files.effects("chmod", path), disk_faults(path):
-        path.chmod(0o444)
