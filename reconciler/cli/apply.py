@@ -54,7 +54,7 @@ def command(
         )
     reading = place.read()
     layout = place.layout(reading.manifest)
-    made = preview(reading, layout, place.refs(target))
+    made = preview(reading, layout, place.refs(target), ahead=not locked)
     planner.refuse_denied(made.view.plan)
     if not allow_empty:
         planner.refuse_emptying(made.view.plan, made.view.world)

@@ -138,13 +138,13 @@ def settled(world: World, plan: Plan, tries: int = 3) -> bool:
 
 
 def _blocked(ref: Ref, world: World, plan: Plan, left: set[Ref], tries: int) -> bool:
-    """Whether something that it needs has failed, is contested, or was left drifted."""
+    """Whether something that it needs has failed, is denied or contested, or was left drifted."""
     declared = world.desired.get(ref)
     for need in declared.needs if declared is not None else ():
         trouble, change = world.troubles.get(need), plan.change(need)
         if trouble is not None and (trouble.kind is not FaultClass.TRANSIENT or trouble.count >= tries):
             return True
-        if (change is not None and change.contested) or need in left:
+        if (change is not None and (change.contested or change.op is Op.DENIED)) or need in left:
             return True
     return False
 

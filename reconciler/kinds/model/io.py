@@ -105,7 +105,7 @@ def _look(spec: ModelSpec, pin: Mapping[str, Any] | None, verified: Mapping[str,
     meant = _pieces(spec, pin)
     shape = spec.shape or shape_text(pin or {})
     ahead = tools.ahead.get(spec.pin, "")
-    found = bool(meant) or pin is not None
+    found = pin is not None or bool(spec.pieces)
     if not meant:
         total = sum(int(f.get("size") or 0) for f in ((pin or {}), *(pin or {}).get("also", ())))
         return ModelState(size=total, found=found, shape=shape, ahead=ahead)

@@ -112,7 +112,7 @@ def _bringing(spec: ModelSpec, state: ModelState) -> tuple[Action, ...]:
     meant = f" ({ahead['name']}{quant})" if ahead.get("name") else ""
     several = f" ({len(state.pieces)} files)" if len(state.pieces) > 1 else ""
     fetch = Action(Phase.MATERIALISE, "fetch", f"fetch {shown(spec.source)}{meant or several} and verify it")
-    if state.found:
+    if state.found or state.lost:
         return (fetch,)
     return Action(Phase.MATERIALISE, "resolve", f"see what {shown(spec.source)} holds"), fetch
 
