@@ -38,6 +38,8 @@ MOST_RATIO = 100
 CHUNK = 1 << 20
 LOCAL = struct.Struct("<4s22xHH")  # signature, length of name, length of extra field
 
+_ODD = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError)
+
 Read = Callable[[int, int], Awaitable[bytes]]
 
 
@@ -49,9 +51,7 @@ class Unfit(Exception):
 def _unfit() -> Iterator[None]:
     try:
         yield
-    except (
-        zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError
-    ) as error:  # fmt: skip
+    except _ODD as error:
         raise Unfit(str(error) or type(error).__name__) from error
 
 
@@ -99,7 +99,7 @@ class _Sparse:
 
 
 async def members_over(read: Read, size: int) -> tuple[Entry, ...]:
-    """The members of an archive of `size` bytes, of which `read(start, length)` gives stretches. Raises Unfit, Fault."""
+    """The members of an archive of `size` bytes, of which `read(start, length)` gives any. Raises Unfit, Fault."""
     known, left = _Sparse(size), MOST_READ
     gap = _Gap(max(size - TAIL, 0), min(size, TAIL))
     while True:
@@ -122,6 +122,8 @@ def members(archive: Path | IO[bytes]) -> tuple[Entry, ...]:
         infos = [info for info in opened.infolist() if not info.is_dir()]
         if len(infos) > MOST_MEMBERS:
             raise Unfit(f"it has {len(infos)} members")
+        if any(info.header_offset < 0 for info in opened.infolist()):
+            raise Unfit("its directory is not where it says")
         record = _record(opened, infos)
         return tuple(
             Entry(i.filename, i.file_size, i.compress_size, i.header_offset, i.compress_type, record.get(_row(i), ""))
@@ -240,6 +242,8 @@ def _fit(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
     if len(found) != 1:
         raise Unfit(f"it has {len(found)} members called {name!r}")
     info = found[0]
+    if info.header_offset < 0:
+        raise Unfit("its directory is not where it says")
     if info.flag_bits & 1:
         raise Unfit(f"{name!r} is encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -1,8 +1,8 @@
 """Which models the members of packages make up: a whole file each, or one joined from numbered parts. Pure.
 
 An index has a limit on the size of a file, so a large model comes as parts that only make sense once they are joined:
-members `m.gguf.part1`, `m.gguf.part-00001`, `m.gguf.part2of5`, `m.gguf.00` or `m.gguf.aa`, in one wheel or over several.
-(A model that llama.cpp has split, `m-00001-of-00003.gguf`, is not joined: each of its parts is a model file.)
+members `m.gguf.part1`, `m.gguf.part-00001`, `m.gguf.part2of5`, `m.gguf.00` or `m.gguf.aa`, in one wheel or several.
+A model that llama.cpp has split, `m-00001-of-00003.gguf`, is not joined: each of its parts is a model file.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _NUMBERED = re.compile(
     re.IGNORECASE,
 )
 _LETTERED = re.compile(r"(?P<stem>.+\.gguf)[._-](?:part[._-]?)?(?P<letters>[a-z]{2})", re.IGNORECASE)
+_NOT_LETTERS = frozenset({"br", "bz", "gz", "js", "lz", "md", "py", "sh", "xz"})  # endings that say something else
 _PACKAGE = re.compile(r"(?:part|p|chunk|split|shard|data)?-?(?P<number>\d{1,5})(?:-?of-?\d{1,5})?")
 
 
@@ -71,15 +72,16 @@ class _Part:
 def models(packages: Sequence[Sequence[Entry]]) -> tuple[Model, ...]:
     """The models of some packages, in order of their names. Raises Fault PARTS_MISSING where one is not complete."""
     whole: list[Model] = []
-    parts: dict[str, list[_Part]] = {}
+    parts: dict[tuple[str, bool], list[_Part]] = {}
     for number, members in enumerate(packages):
         for entry in members:
             if entry.name.lower().endswith(".gguf"):
                 whole.append(Model(printable(entry.name), ((number, entry),)))
             elif found := _part(number, entry):
-                parts.setdefault(found[0], []).append(found[1])
+                parts.setdefault((found[0], found[1].lettered), []).append(found[1])
     taken = {model.name for model in whole}
-    joined = [model for stem, of in sorted(parts.items()) if stem not in taken and (model := _joined(stem, of))]
+    open_ = [(stem, of) for (stem, _), of in sorted(parts.items()) if stem not in taken]
+    joined = [model for stem, of in open_ if (model := _joined(stem, of))]
     return tuple(sorted(_apart([*whole, *joined]), key=lambda model: model.name))
 
 
@@ -94,7 +96,7 @@ def part_number(package: str, required: str) -> int | None:
 def _part(package: int, entry: Entry) -> tuple[str, _Part] | None:
     if match := _NUMBERED.fullmatch(entry.name):
         found = _Part(int(match["number"]), int(match["count"] or 0), False, (package, entry))
-    elif match := _LETTERED.fullmatch(entry.name):
+    elif (match := _LETTERED.fullmatch(entry.name)) and match["letters"].lower() not in _NOT_LETTERS:
         first, second = (ord(letter) - ord("a") for letter in match["letters"].lower())
         found = _Part(first * 26 + second, 0, True, (package, entry))
     else:
@@ -103,7 +105,7 @@ def _part(package: int, entry: Entry) -> tuple[str, _Part] | None:
 
 
 def _joined(stem: str, parts: list[_Part]) -> Model | None:
-    """The model that some parts make; None where they are not parts after all (`m.gguf.md`)."""
+    """The model that some parts make; None where they are not parts after all (a lone `m.gguf.de`)."""
     parts = sorted(parts, key=lambda part: part.number)
     numbers = [part.number for part in parts]
     if any(part.lettered for part in parts) and (0 not in numbers or len(parts) == 1):

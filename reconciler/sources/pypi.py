@@ -47,7 +47,7 @@ MOST_PACKAGES = 200  # that one model is spread over
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """Where pip says that a wheel is, what opens its index, and what its metadata says."""
+    """Where pip says that a wheel is, and what its metadata says; `access` is what opens it, once that is known."""
 
     url: str
     sha256: str
@@ -75,7 +75,7 @@ class Wheel:
 async def find(source: str, tap: Tap) -> Listing:
     requirement = source.removeprefix("pypi:")
     wheel = await wheel_of(requirement)
-    wheels = [wheel, *await _others(requirement, wheel)]
+    wheels = await _let_in([wheel, *await _others(requirement, wheel)], tap)
     resolved = _pinned(requirement, wheel)
     seen = [await _seen(each, tap) for each in wheels]
     inside = [members for members in seen if members is not None]
@@ -308,16 +308,16 @@ async def _wheels(what: str, requirements: Sequence[str]) -> list[Wheel]:
     """The wheel of each requirement, in their order."""
     argv = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet"]
     argv += ["--disable-pip-version-check", "--only-binary", ":all:", "--report", "-", *requirements]
-    (out, err, code), indexes = await asyncio.gather(run_pip(argv), _indexes())
+    out, err, code = await run_pip(argv)
     if code:
         raise pip_fault(what, err)
-    found = {canonicalize_name(each["metadata"]["name"]): _wheel(each, indexes) for each in json.loads(out)["install"]}
+    found = {canonicalize_name(each["metadata"]["name"]): _wheel(each) for each in json.loads(out)["install"]}
     if len(found) == len(requirements) == 1:
         return list(found.values())
     return [found[canonicalize_name(Requirement(each).name)] for each in requirements]
 
 
-def _wheel(report: dict[str, Any], indexes: Sequence[SplitResult]) -> Wheel:
+def _wheel(report: dict[str, Any]) -> Wheel:
     """A wheel of pip's report, as its installation report (version 1) has it."""
     where, metadata = report["download_info"], report["metadata"]
     parts = urlsplit(where["url"])
@@ -327,10 +327,24 @@ def _wheel(report: dict[str, Any], indexes: Sequence[SplitResult]) -> Wheel:
         url,
         where["archive_info"].get("hashes", {}).get("sha256", ""),
         metadata["version"],
-        _access(urlsplit(url), indexes),
+        OPEN,
         tuple(metadata.get("requires_dist") or ()),
         printable(licence.splitlines()[0], 100) if licence.strip() else "",
     )
+
+
+async def _let_in(wheels: list[Wheel], tap: Tap) -> list[Wheel]:
+    """The wheels with the credentials that pip has for their index, where that wants any."""
+    if wheels[0].path is not None:
+        return wheels
+    try:
+        await tap.fetch.head(wheels[0].url)
+    except Fault as fault:
+        if fault.code not in ("ACCESS_DENIED", "NOT_FOUND"):  # both are said to strangers
+            return wheels
+        indexes = await _indexes()
+        return [replace(wheel, access=_access(urlsplit(wheel.url), indexes)) for wheel in wheels]
+    return wheels
 
 
 async def _indexes() -> list[SplitResult]:
