@@ -157,7 +157,7 @@ async def test_all_parts_of_a_split_model_are_found_from_any_of_them(desk: Desk,
 
 async def test_a_missing_part_of_a_split_model_is_named(desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "m-00001-of-00002.gguf").write_bytes(b"GGUF")
-    with pytest.raises(Fault, match="m-00002-of-00002.gguf is not a file") as caught:
+    with pytest.raises(Fault, match=r"m-00002-of-00002\.gguf is not a file") as caught:
         await desk.find("file:m-00001-of-00002.gguf")
     assert "2 parts" in caught.value.hint
 
