@@ -55,7 +55,7 @@ def _import(place: Place, tool: str, path: str | None, force: bool) -> None:
     if not printed:
         _write(target, made.text)
     if place.json:
-        show_json(_report(draft, made, tool, target, printed))
+        show_json(_sayable(_report(draft, made, tool, target, printed)))
         return
     if printed:
         click.echo(made.text.decode(), nl=False)
@@ -80,7 +80,7 @@ def _write(target: Path, text: bytes) -> None:
 def _tell(place: Place, draft: Draft, made: Imported, printed: bool) -> None:
     """The report; where the manifest itself is printed, beside it on stderr."""
     for line in _lines("the manifest" if printed else place.file, draft, made):
-        click.echo(line, err=printed)
+        click.echo(_sayable(line), err=printed)
     if not printed:
         option = "" if place.file == DEFAULT else f" -f {shlex.quote(place.file)}"
         click.echo(f"\nnext: `reconcile{option} --dry-run` shows what it would do")
@@ -121,6 +121,15 @@ def _report(draft: Draft, made: Imported, tool: str, target: Path, printed: bool
         ],
         "later": [{"path": at, "summary": said} for at, said in made.later],
     }
+
+
+def _sayable(value: Any) -> Any:
+    """The same without the halves of characters that file names which are not UTF-8 become."""
+    if isinstance(value, dict):
+        return {key: _sayable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_sayable(inner) for inner in value]
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def _place(where: Any) -> dict[str, Any] | None:

@@ -70,7 +70,7 @@ class Draft:
         """Add an entry under the name that is nearest to the wanted one → its name."""
         name = self.free(section, wanted)
         self.entries[section][name] = entry
-        if note:
+        if note and not holds_secret(note):
             self.notes[section, name] = " ".join(note.split())[:200]
         return name
 
@@ -194,7 +194,7 @@ def _there(path: Path) -> bool:
 
 
 def fit(text: str) -> str:
-    """A text as a name of the manifest: `hf.co/a/B C:latest` → hf.co-a-B-C-latest. Empty where nothing is left."""
+    """A text as a name of the manifest: `host/a/B C:latest` → host-a-B-C-latest. Empty where nothing is left."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text)
     name = re.sub(r"^[^A-Za-z0-9]+|[-.]+$", "", name)[:64]
     return name if re.fullmatch(NAME, name) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +115,17 @@ def test_a_set_up_of_which_nothing_can_be_carried_over_is_told_part_by_part(run:
     assert said.code == 1
     assert "nothing of llama-swap can be carried over" in said.err
     assert "does not say which model it serves" in said.err
+
+
+def test_names_that_are_no_text_are_told_all_the_same(run: Run, home: Home) -> None:
+    folder = home("lmstudio")
+    models = folder / ".lmstudio" / "models"
+    put(models / "lab" / os.fsdecode(b"\xff\n-GGUF") / os.fsdecode(b"\xfe.gguf"), b"GGUF")
+    put(models / "mlx" / os.fsdecode(b"\xff") / "m.safetensors", b"x")
+    assert "cannot be written as text" in run("import", "--from", "lmstudio", "-o", "-").out
+    told = run("import", "--from", "lmstudio", "-o", "json").json
+    assert [one for one in told["left"] if one["what"] == "the model mlx/?"]
+    assert run("validate").code == 0
 
 
 def test_wrong_calls(run: Run, home: Home) -> None:
