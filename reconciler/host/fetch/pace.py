@@ -41,7 +41,7 @@ class Pace:
         async with self._turn:
             self._earn()
             self._credit -= length
-            while self._rate is not None and self._credit < 0:
+            while self._rate is not None and self._credit <= -1:
                 self._changed.clear()
                 try:
                     async with asyncio.timeout(-self._credit / self._rate):
@@ -49,6 +49,7 @@ class Pace:
                 except TimeoutError:
                     pass
                 self._earn()
+        await asyncio.sleep(0)  # so that whoever waits behind in a lane can queue up before this one does again
 
     def _earn(self) -> None:
         now = (self._clock or asyncio.get_running_loop().time)()

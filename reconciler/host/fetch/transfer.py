@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import httpx2
 
 SEGMENT = 12 << 20  # bytes of one request
+LEAST = 2 << 20  # bytes that are worth a request of their own
 BATCH = 1 << 19  # bytes that one connection gathers before they are written
 MOST_PIECES = 64
 OFTEN = 0.5  # seconds after which also fewer are written
@@ -123,7 +124,7 @@ class Transfer:
         return tuple((max(start, span[1]), end) for start, end in self._sink.missing() if end > span[1])
 
     def _requests(self) -> int:
-        return sum(-(-(end - start) // SEGMENT) for start, end in self._todo)
+        return sum(-(-(end - start) // min(LEAST, SEGMENT)) for start, end in self._todo)
 
     async def _work(self, opened: httpx2.Response | None = None, span: spans.Span | None = None) -> None:
         """Bring segments until none is left, or until the server lets this connection down."""
@@ -149,7 +150,8 @@ class Transfer:
         """The next segment to ask for; waits until the hash is near enough to it."""
         while self._todo:
             start, end = self._todo[0]
-            cut = min(end, start + SEGMENT)
+            share = spans.total(self._todo) // self._connections  # towards the end smaller, so that all end together
+            cut = min(end, start + min(SEGMENT, max(LEAST, share)))
             if self._sink.near(cut):
                 self._todo[0:1] = [(cut, end)] if cut < end else []
                 return start, cut
