@@ -25,7 +25,23 @@ MAX_LAYERS = 4096
 
 # Architectures for which llama.cpp makes no cache at all: each sequence is read whole, both ways.
 _NO_CACHE = frozenset(
-    ["bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "neo-bert", "eurobert", "modern-bert", "gemma-embedding", "t5encoder", "wavtokenizer-dec", "dream", "llada", "llada-moe", "rnd1"]
+    [
+        "bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "neo-bert",
+        "eurobert",
+        "modern-bert",
+        "gemma-embedding",
+        "t5encoder",
+        "wavtokenizer-dec",
+        "dream",
+        "llada",
+        "llada-moe",
+        "rnd1",
+    ]
 )
 # How often a layer sees everything where others see a window: (every n-th, whether it is the first of the n). Only
 # these architectures heed `attention.sliding_window` without a pattern in the file.
