@@ -1,7 +1,7 @@
 """How far the estimate of a server's memory is from what a real engine takes.
 
 Each model is served by the embedded engine, all of its slots are filled at the same time (models of more than half a
-gigabyte: with one and a half batches each), and then its resident memory is read. Weights that the engine copied into
+gigabyte: with a batch each), and then its resident memory is read. Weights that the engine copied into
 an order of its own are counted once: the pages of the file that they came from are clean and never read again. Real
 models are taken from a package index; where there is none, only the hollow ones are measured.
 """
@@ -47,6 +47,23 @@ def louder(params, given, xllamacpp):
 host.configure = louder
 sys.exit(host.main())
 """
+BASE = Dimensions(layers=16, embedding=2048, wide=8192, heads=32, heads_kv=8)
+LONG = replace(BASE, head=128, rope=128)
+GEMMA = Dimensions(26, 1152, 6912, 4, 1, 256, 262_144, window=512, rope=256)
+MAMBA = Dimensions(32, 2048, 0, 0, 0, 0, inner=4096, state=16, rope=0)
+HOLLOW = {
+    "llama 1.1B Q4_0, 2 × 8192": ("llama", BASE, "Q4_0", Use(8192, 2, ubatch=128)),
+    "llama 1.1B Q8_0, 8192": ("llama", BASE, "Q8_0", Use(8192)),
+    "qwen3 1.3B F16, 4096, q4_0": ("qwen3", LONG, "F16", Use(4096, 1, "q4_0", "q4_0", ubatch=128)),
+    "qwen3 MoE 2.6B Q4_1, 4 × 4096": (
+        "qwen3moe",
+        replace(LONG, wide=768, experts=32, used=4),
+        "Q4_1",
+        Use(4096, 4, ubatch=256),
+    ),
+    "gemma3 1B Q8_0, 2 × 16384": ("gemma3", GEMMA, "Q8_0", Use(16_384, 2, ubatch=128)),
+    "mamba 0.9B Q8_0, 4 × 4096": ("mamba", MAMBA, "Q8_0", Use(4096, 4, ubatch=128)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,35 +103,19 @@ def run(quick: bool) -> str:
 def cases(folder: Path, quick: bool) -> Iterator[Case]:
     smol, mini = _smollm(), _minilm()
     if smol:
-        yield Case("SmolLM2-135M Q4_1, 4096", smol, Use(4096))
-        yield Case("SmolLM2-135M Q4_1, 4 × 2048, q8_0", smol, Use(2048, 4, "q8_0", "q8_0"))
-        yield Case("SmolLM2-135M Q4_1, 2 × 2048, no flash attention", smol, Use(2048, 2, flash_attn="off"))
+        yield Case("SmolLM2-135M Q4_1, 2048", smol, Use(2048))
+        yield Case("SmolLM2-135M Q4_1, 2 × 1024, q8_0", smol, Use(1024, 2, "q8_0", "q8_0"))
+        yield Case("SmolLM2-135M Q4_1, 1024, no flash attention", smol, Use(1024, flash_attn="off"))
     if mini:
         yield Case("MiniLM-L6 F16, embeddings", mini, Use(512), "embedding")
-    base = Dimensions(layers=16, embedding=2048, wide=8192, heads=32, heads_kv=8)
-    sizes = {
-        "llama 1.1B Q8_0, 8192": ("llama", base, "Q8_0", Use(8192)),
-        "llama 1.1B Q4_0, 2 × 8192": ("llama", base, "Q4_0", Use(8192, 2)),
-        "qwen3 1.7B F16, 4096, q4_0": ("qwen3", replace(base, layers=24, head=128, rope=128), "F16", Use(4096, 1, "q4_0", "q4_0")),
-        "qwen3 MoE 3.4B Q4_1, 4 × 4096": (
-            "qwen3moe", replace(base, wide=768, experts=32, used=4, layers=20, head=128, rope=128), "Q4_1", Use(4096, 4)),
-        "gemma3 1B Q8_0, 2 × 32768": (
-            "gemma3",
-            replace(base, embedding=1152, wide=6912, layers=26, heads=4, heads_kv=1, head=256, rope=256, window=512,
-                    vocabulary=262_144),
-            "Q8_0", Use(32_768, 2)),
-        "mamba 0.8B Q8_0, 8 × 4096": (
-            "mamba", replace(base, layers=32, inner=4096, state=16, heads=0, heads_kv=0, head=0, wide=0, rope=0), "Q8_0",
-            Use(4096, 8)),
-    }  # fmt: skip
-    for name, (architecture, size, quant, use) in list(sizes.items())[: 2 if quick else None]:
+    for name, (architecture, size, quant, use) in list(HOLLOW.items())[: 2 if quick else None]:
         yield Case(name, hollow(folder / "hollow.gguf", architecture, size, quant), use)
 
 
 def measured(case: Case, shape: Shape) -> Real:
     """Serve it, fill its slots, read its memory."""
     with _served(case) as (process, port, log):
-        many = case.use.ubatch * 3 // 2 if shape.weights > LARGE else case.use.context - 16
+        many = case.use.ubatch + 32 if shape.weights > LARGE else case.use.context - 16
         many = min(many, case.use.context - 16)
         with ThreadPoolExecutor(case.use.parallel) as pool:
             list(pool.map(lambda slot: _ask(port, case, slot, many), range(case.use.parallel)))
@@ -137,6 +138,7 @@ def _served(case: Case) -> Iterator[tuple[subprocess.Popen[bytes], int, Path]]:
     flags = ["--model", str(case.model), "--alias", "m", "--port", str(port), "--cache-ram", "0"]
     flags += ["--ctx-size", str(use.context * use.parallel), "--parallel", str(use.parallel)]
     flags += ["--cache-type-k", use.cache_k, "--cache-type-v", use.cache_v, "--flash-attn", use.flash_attn]
+    flags += ["--ubatch-size", str(use.ubatch)]
     flags += ["--embeddings"] if case.task == "embedding" else []
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"

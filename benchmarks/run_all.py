@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import cold_start, edit_to_route, gateway, memory, noop_apply, proxies, scale
+from benchmarks import cold_start, edit_to_route, estimate, gateway, memory, noop_apply, proxies, scale
 from benchmarks.measure import CHECKOUT
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -25,6 +25,7 @@ SECTIONS: dict[str, Callable[[bool], str]] = {
     "From a saved edit to the route": edit_to_route.run,
     "The gateway beside nginx": gateway.run,
     "Standing by": memory.run,
+    "Memory of a server, as estimated": estimate.run,
 }
 
 

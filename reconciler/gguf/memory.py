@@ -28,11 +28,11 @@ PAD = 256  # cells: llama.cpp rounds the context of a sequence up to these (`lla
 SPACING = 8192  # tokens between two checkpoints of a slot (llama-server, `--checkpoint-min-step`)
 
 # What a server takes without any model: its code, its threads, buffers of connections. Measured.
-PROCESS = 24 * MIB
+PROCESS = 32 * MIB
 # What a graphics runtime takes of its device beside our buffers: kernels, handles, scratch. Typical of CUDA 12.
 RUNTIME = 320 * MIB
-TOKEN = 180  # bytes for a token of the vocabulary: its text, twice, in two hash maps and a list. Measured.
-MERGE = 200  # bytes for a rule of a byte pair vocabulary: a hash map from two texts. Measured.
+TOKEN = 240  # bytes for a token of the vocabulary: its text, twice, in two hash maps and a list. Measured.
+MERGE = 310  # bytes for a rule of a byte pair vocabulary: a hash map from two texts. Measured.
 CANDIDATE = 12 + 4  # bytes for a token of the vocabulary in each slot: what samplers sort, and the logits
 
 
@@ -124,7 +124,7 @@ class Fit:
 
 
 def row_bytes(kind: str, elements: int) -> int:
-    """Bytes of one row of a cache in a number format of `CACHE_TYPES`, in whole blocks. ValueError on another format."""
+    """Bytes of one row of a cache in a number format of `CACHE_TYPES`, in whole blocks. ValueError on others."""
     if kind not in CACHE_TYPES:
         raise ValueError(f"cache type {kind!r} is not known; one of {', '.join(CACHE_TYPES)}")
     per, size = BLOCKS[CACHE_TYPES[kind]]
@@ -197,10 +197,13 @@ def _cache(layer: Layer, shape: Shape, use: Use, cells: Cells) -> int:
 
 
 def _checkpoints(shape: Shape, use: Use, caches: Sequence[int], states: Sequence[int]) -> int:
-    """llama-server keeps copies of what cannot be wound back: the windows and the recurrent states, of each slot."""
+    """llama-server keeps copies of what cannot be wound back: the windows and the recurrent states, of each slot.
+
+    One for each `SPACING` tokens, and two near the end of a prompt.
+    """
     windows = sum(c for layer, c in zip(shape.layers, caches, strict=True) if layer.window and not use.swa_full)
     context = use.context or shape.context
-    return min(use.checkpoints, 1 + context // SPACING) * (windows + sum(states))
+    return min(use.checkpoints, 2 + context // SPACING) * (windows + sum(states))
 
 
 def _buffers(shape: Shape, use: Use, cells: Cells) -> tuple[int, int]:
