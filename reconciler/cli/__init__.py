@@ -28,6 +28,8 @@ VERBS = {
     "confirm": "Keep a generation that was applied with --confirm-within.",
     "lock": "Pin what every source is now, in the lock beside the manifest.",
     "state": "Look at the ledger, export it, or make it again.",
+    "pause": "Begin nothing for a resource, or for anything (suspend), until it is resumed.",
+    "resume": "Go on with what was paused.",
     "down": "Stop all that is owned.",
     "validate": "Check the manifest.",
     "schema": "Print the JSON Schema of the manifest, or of what is printed and asked.",

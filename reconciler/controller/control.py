@@ -21,6 +21,7 @@ from typing import Any
 from reconciler import __version__
 from reconciler.controller import request as asked
 from reconciler.controller.daemon import Controller
+from reconciler.controller.hands import Hold
 from reconciler.controller.request import API, Request, parse
 from reconciler.controller.source import Ask
 from reconciler.core.diagnostics import Fault, Refused
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 LINE_LIMIT = 1 << 20  # bytes
 MOST_CLIENTS = 200  # at a time: each costs a file descriptor, and the controller needs some for its work
-TELL_EVERY = 0.1  # seconds between two snapshots of progress
+TELL_EVERY = 0.25  # seconds between two snapshots of progress
 EVENTS_WAITING = 1000  # for a client that reads slowly; what comes while so many wait is lost to it
 SNAPSHOTS_WAITING = 10  # fewer: they are large, and the next one says the same and more
 
@@ -128,6 +129,10 @@ async def _value(controller: Controller, request: Request) -> dict[str, Any]:
         case asked.Lock():
             names = request.upgrade
             return await controller.lock([Ref.parse(name) for name in names] if names is not None else None)
+        case asked.Pause():
+            return await controller.pause(Hold(request.refs, discard=request.discard))
+        case asked.Resume():
+            return await controller.resume(Hold(request.refs, resume=True))
         case asked.EnsureReady():
             return await controller.ensure_ready(request.model, request.timeout)
     match request.method:

@@ -195,12 +195,19 @@ def refuse_strangers(targets: frozenset[Ref], world: World) -> None:
 
 def refuse_halted(targets: frozenset[Ref], saved: bool, world: World) -> None:
     """Raise Refused for an apply of what is paused, and for one of everything while suspended."""
-    if paused := sorted(targets & world.paused):
-        raise Refused([Diagnostic(f"{ref} is paused", hint=f"`reconcile resume {ref}` first") for ref in paused])
+    refuse_paused(targets & world.paused)
     if world.suspension is not None and not (targets or saved):
         raise Refused(
             "the controller is suspended: it takes over no file as a whole",
-            hint="`reconcile resume` takes over what the files say; until then --target REF and saved plans are applied",
+            hint="`reconcile resume` takes over what the files say; --target REF and saved plans are applied before",
+        )
+
+
+def refuse_paused(paused: frozenset[Ref]) -> None:
+    """Raise Refused where there are any."""
+    if paused:
+        raise Refused(
+            [Diagnostic(f"{ref} is paused", hint=f"`reconcile resume {ref}` first") for ref in sorted(paused)]
         )
 
 

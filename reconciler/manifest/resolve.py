@@ -45,7 +45,9 @@ def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lo
         where = manifest.where("models", name)
         if process in no or runs not in out:
             continue
-        out[bytes_] = Declared(bytes_, model.resolve(entry, lock.pins), (), where, entry.protect, _drift(entry))
+        out[bytes_] = Declared(
+            bytes_, model.resolve(entry, lock.pins), (), where, entry.protect, _drift(entry), entry.priority
+        )
         spec = server.ServerSpec(
             name=name,
             engine=entry.engine,

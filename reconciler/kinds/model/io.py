@@ -51,14 +51,21 @@ class ModelKind:
         match action.verb:
             case "fetch":
                 async with tools.downloads:
-                    await _fetch(ref, spec, tools)
+                    await _fetch(ref, spec, tools, declared.priority)
             case "renew":
                 async with tools.downloads:
-                    await _renew(ref, spec, tools)
+                    await _renew(ref, spec, tools, declared.priority)
             case "verify":
                 await _verify(ref, _sha256(spec, tools), tools)
         tools.fetch.discard(_part(spec, tools))  # a crash may have left its sidecar, whichever action comes after it
         tools.ledger.own(ref, declared.digest, spec)
+
+    async def forget_partial(self, ref: Ref, declared: Declared, tools: Tools) -> bool:
+        part = _part(declared.spec, tools)
+        left = list(part.parent.glob(f"{part.name}*"))  # with its sidecar, and the package that it comes out of
+        for path in left:
+            tools.files.remove(path)
+        return bool(left)
 
     def sweep(self, tools: Tools) -> None:
         needed = _needed(tools)
@@ -98,16 +105,16 @@ def _look(spec: ModelSpec, pin: Mapping[str, object], verified: Mapping[str, Art
     return ModelState(sha256, size, present=True, token=seen)
 
 
-async def _renew(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
+async def _renew(ref: Ref, spec: ModelSpec, tools: Tools, priority: int) -> None:
     """See what the source is now, whatever was pinned; what is in use stays so until the new bytes are here."""
     found = (await source_for(spec.source).find(spec.source, _tap(tools))).resolved or spec.source
     pin = tools.ledger.pins().get(spec.pin, {})
     if found == pin.get("resolved") and tools.blobs.holds(str(pin.get("sha256"))):
         return
-    await _fetch(ref, replace(spec, locked="", resolved=found), tools, spec.sha256)
+    await _fetch(ref, replace(spec, locked="", resolved=found), tools, priority, spec.sha256)
 
 
-async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools, wanted: str | None = None) -> None:
+async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools, priority: int, wanted: str | None = None) -> None:
     """Bring the bytes, judge them, and only then let them into the store."""
     part = _part(spec, tools)
     wanted = _sha256(spec, tools) if wanted is None else wanted
@@ -122,6 +129,7 @@ async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools, wanted: str | None = N
         lambda done, total: tools.progress(ref, "fetching", done, total),
         spec.file,
         wanted,
+        priority,
     )
     brought = await source.bring(request, tap)
     if wanted and brought.sha256 != wanted:
