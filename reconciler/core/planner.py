@@ -127,7 +127,7 @@ def _halt(change: Change, world: World, rules: Mapping[str, Rules]) -> Halt | No
     if world.suspension is None:
         return None
     as_made = declared is not None and owned is not None and owned.digest == declared.digest
-    if rules[change.ref.kind].runs and as_made:
+    if rules[change.ref.kind].runs and (as_made or change.actions[0].phase is Phase.ROUTE):
         return None
     return Halt.SUSPENDED if change.drift or not world.suspension.asked else None
 
