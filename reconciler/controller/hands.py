@@ -105,7 +105,8 @@ def lift(ledger: Ledger) -> bool:
     """End the suspension → whether there was one."""
     if ledger.suspension() is None:
         return False
-    ledger.set_meta(suspended="", whole="1")  # what was applied in part meanwhile is to become the whole
+    ledger.set_meta(whole="1")  # what was applied in part meanwhile is to become the whole
+    ledger.set_suspension(None)
     ledger.event(EVERYTHING, "Resumed", "by a person: what the files say is taken over again")
     return True
 

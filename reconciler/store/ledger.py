@@ -172,10 +172,10 @@ class Ledger:
         rows = self.rows("SELECT value FROM meta WHERE key = ?", key)
         return str(rows[0][0]) if rows else default
 
-    def set_meta(self, **facts: str) -> None:
-        """Write single facts, all at once."""
+    def set_meta(self, what: str = "meta", /, **facts: str) -> None:
+        """Write single facts, all at once; `what` is the effect's name."""
         if any(self.meta(key) != value for key, value in facts.items()):
-            with self.change("meta") as db:
+            with self.change(what) as db:
                 db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(facts.items()))
 
     # -- who and what -----------------------------------------------------------------------------------------
@@ -394,7 +394,7 @@ class Ledger:
         )
 
     def set_paused(self, paused: Mapping[Ref, float]) -> None:
-        self.set_meta(paused=canonical({str(ref): at for ref, at in paused.items()}))
+        self.set_meta("hold", paused=canonical({str(ref): at for ref, at in paused.items()}))
 
     def suspension(self) -> Suspension | None:
         """That a person has suspended the controller; None where none has."""
@@ -404,7 +404,7 @@ class Ledger:
         )
 
     def set_suspension(self, suspension: Suspension | None) -> None:
-        self.set_meta(suspended=canonical(suspension) if suspension is not None else "")
+        self.set_meta("hold", suspended=canonical(suspension) if suspension is not None else "")
 
     # -- conditions and what was put back ----------------------------------------------------------------------
 
