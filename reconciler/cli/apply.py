@@ -155,7 +155,7 @@ def conclude(last: dict[str, Any], place: Place, waited: bool, going_back: bool 
         ready = resource["conditions"][0]
         if ready["status"] != "True" or ready["reason"] == "Outdated":
             click.echo(f"{click.style(resource['ref'], bold=True)}: {ready['reason']}: {ready['message']}", err=True)
-    if last["suspended"] or last["paused"]:
+    if last["suspended"] is not None or last["paused"]:
         click.echo("what is paused waits for `reconcile resume` (`reconcile status`)", err=True)
     else:
         click.echo("not everything is ready; the controller goes on trying (`reconcile status`)", err=True)

@@ -142,7 +142,7 @@ def status_lines(snapshot: dict[str, Any], controller: bool) -> list[str]:
         lines.append(click.style(text, fg="red") + (f" ({fault['hint']})" if fault["hint"] else ""))
     manifest = snapshot["manifest"]
     generation = manifest["generation"]
-    if snapshot["suspended"]:
+    if snapshot["suspended"] is not None:
         since = moment(snapshot["suspended"])
         lines.append(f"suspended since {since}: files are not taken over, nothing is corrected; `reconcile resume`")
     for ref, at in snapshot["paused"].items():
