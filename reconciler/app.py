@@ -7,15 +7,17 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reconciler.controller.binding import Planned, planned
+from reconciler.controller.hands import Hold, hold_offline
 from reconciler.controller.turn import View, Wanted, look, wanted_of
 from reconciler.core.diagnostics import Diagnostic, Refused
 from reconciler.core.ids import Ref
+from reconciler.core.state import Declared
 from reconciler.core.status import stamp
 from reconciler.host import hardware
 from reconciler.host.effects import Denied, Effects
@@ -156,6 +158,25 @@ async def lock_alone(path: Path, layout: Layout, refs: list[Ref] | None) -> dict
         if isinstance(answer, Refused):
             raise answer
         return answer
+
+
+async def hold_alone(path: Path, layout: Layout, hold: Hold) -> dict[str, Any]:
+    """Pause or resume where no controller runs: the next one keeps to it. Raises Refused."""
+    if not layout.ledger.exists():  # and an empty one would hide that it was lost
+        raise Refused(
+            f"nothing was applied in {layout.root} yet", hint="`reconcile apply` does, `--target` a part of it"
+        )
+    files = Files(Effects())
+    with _root(path, layout, files), closing(Ledger.write(layout.ledger, files.effects)) as ledger:
+        tools = tools_for(layout, path.parent, files.effects, ledger, KINDS)
+        return await hold_offline(hold, _declared(path, layout), tools, KINDS, Generations(layout, files, ledger))
+
+
+def _declared(path: Path, layout: Layout) -> Mapping[Ref, Declared]:
+    try:
+        return wanted_of(reading(path), layout).resources
+    except Refused:
+        return {}
 
 
 async def rebuild(path: Path, layout: Layout) -> Rebuilt:

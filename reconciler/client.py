@@ -107,6 +107,19 @@ class Client:
         """Have these files of the store proved, and mended where they are damaged → those that this concerns."""
         return list(self._ask("suspect", digests=sorted(digests))["suspected"])
 
+    def pause(self, refs: Iterable[str] = (), *, discard: bool = False) -> dict[str, Any]:
+        """Begin nothing for these resources (`model/chat`, or the plain name) until they are resumed; what is being
+        fetched stops. None: suspend the controller. With `discard` what has come is thrown away. Has no time limit.
+
+        → `changed` by it, `stopping` (ends with the step in hand), `discarded`; and all that is `paused`, `suspended`.
+        """
+        self._socket.settimeout(None)
+        return self._ask("pause", refs=list(refs), discard=discard)
+
+    def resume(self, refs: Iterable[str] = ()) -> dict[str, Any]:
+        """Go on with these resources; none: with the controller → as `pause` does."""
+        return self._ask("resume", refs=list(refs))
+
     def ensure_ready(self, model: str, timeout: float = 600.0) -> dict[str, Any]:
         """Wait (seconds) until the model that clients call so can be asked → `ready` and its conditions."""
         self._socket.settimeout(timeout + 10.0)

@@ -31,6 +31,8 @@ VERBS = {
     "attest": "State what is installed, and sign it; or check such a statement against this machine.",
     "gc": "Remove what nobody needs any more. Without --yes only say what; exit code 2 when something would go.",
     "state": "Look at the ledger, export it, or make it again.",
+    "pause": "Begin nothing for a resource, or for anything (suspend), until it is resumed.",
+    "resume": "Go on with what was paused.",
     "down": "Stop all that is owned.",
     "validate": "Check the manifest.",
     "schema": "Print the JSON Schema of the manifest, or of what is printed and asked.",

@@ -58,6 +58,7 @@ def command(
     planner.refuse_denied(made.view.plan)
     if not allow_empty:
         planner.refuse_emptying(made.view.plan, made.view.world)
+    planner.refuse_halted(place.refs(target), binding is not None, made.view.world)
     if binding is not None:
         made.refuse_stale(binding)
     if locked:
@@ -154,7 +155,10 @@ def conclude(last: dict[str, Any], place: Place, waited: bool, going_back: bool 
         ready = resource["conditions"][0]
         if ready["status"] != "True" or ready["reason"] == "Outdated":
             click.echo(f"{click.style(resource['ref'], bold=True)}: {ready['reason']}: {ready['message']}", err=True)
-    click.echo("not everything is ready; the controller goes on trying (`reconcile status`)", err=True)
+    if last["suspended"] is not None or last["paused"]:
+        click.echo("what is paused waits for `reconcile resume` (`reconcile status`)", err=True)
+    else:
+        click.echo("not everything is ready; the controller goes on trying (`reconcile status`)", err=True)
     return code
 
 

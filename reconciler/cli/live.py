@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from reconciler.core.plan import human_bytes
+from reconciler.cli.render import progress_words
 
 Show = Callable[[dict[str, Any]], None]
 
@@ -59,7 +59,8 @@ def _table(snapshot: dict[str, Any]) -> Any:
         ref, ready = resource["ref"], resource["conditions"][0]
         progress, work = snapshot["progress"].get(ref), snapshot["working"].get(ref)
         done = ready["status"] == "True"
-        mark: Any = Text("✓", "green") if done else Spinner("dots") if work else Text("·", "dim")
+        rest = Text("‖", "yellow") if ready["reason"] in ("Paused", "Suspended") else Text("·", "dim")
+        mark: Any = Text("✓", "green") if done else Spinner("dots") if work else rest
         if progress and progress["total"]:
             bar: Any = ProgressBar(progress["total"], progress["done"], width=24)
         else:
@@ -73,9 +74,4 @@ def _note(ready: dict[str, Any], progress: dict[str, Any] | None, work: str | No
         return work or str(ready["message"])
     if not progress["done"]:
         return str(progress["what"])
-    rate = progress["done"] / max(progress["seconds"], 0.001)
-    parts = [human_bytes(progress["done"])]
-    if progress["total"]:
-        left = (progress["total"] - progress["done"]) / rate if rate else 0
-        parts = [f"{human_bytes(progress['done'])} of {human_bytes(progress['total'])}", f"{left:.0f} s left"]
-    return f"{progress['what']} {parts[0]} · {human_bytes(int(rate))}/s" + "".join(f" · {p}" for p in parts[1:])
+    return f"{progress['what']} {progress_words(progress)}"

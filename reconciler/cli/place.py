@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -149,7 +150,8 @@ def verb(name: str, file: tuple[str, ...] = ("-f", "--file")) -> Callable[[Calla
         def run(*args: Any, **given: Any) -> Any:
             return function(remember(click.get_current_context(), given), *args, **given)
 
+        told = "\n\n".join(filter(None, (VERBS[name], inspect.cleandoc(function.__doc__ or ""))))
         run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-        return click.command(name, cls=click.Command, help=VERBS[name])(common(run, file))
+        return click.command(name, cls=click.Command, help=told)(common(run, file))
 
     return make

@@ -13,6 +13,7 @@ import click
 
 from reconciler.client import NoController
 from reconciler.core.diagnostics import Diagnostic, Exit, Fault, Refused
+from reconciler.core.pace import words
 from reconciler.core.plan import Change, FieldChange, Op, Plan, summary
 
 COLOURS = {
@@ -129,6 +130,8 @@ def status_lines(snapshot: dict[str, Any], controller: bool) -> list[str]:
         ready = resource["conditions"][0]
         note = ready["message"] or ""
         if work := snapshot["working"].get(resource["ref"]):
+            if progress := snapshot["progress"].get(resource["ref"]):
+                work = f"{work}: {progress_words(progress)}" if progress["done"] else work
             note = f"{note} [{work}]" if note else work
         rows.append((resource["ref"], ready["status"], ready["reason"], note))
     lines = _table(("RESOURCE", "READY", "REASON", "MESSAGE"), rows) if rows else ["nothing is declared or owned"]
@@ -139,6 +142,11 @@ def status_lines(snapshot: dict[str, Any], controller: bool) -> list[str]:
         lines.append(click.style(text, fg="red") + (f" ({fault['hint']})" if fault["hint"] else ""))
     manifest = snapshot["manifest"]
     generation = manifest["generation"]
+    if snapshot["suspended"] is not None:
+        since = moment(snapshot["suspended"])
+        lines.append(f"suspended since {since}: files are not taken over, nothing is corrected; `reconcile resume`")
+    for ref, at in snapshot["paused"].items():
+        lines.append(f"{ref} is paused since {moment(at)}; `reconcile resume {ref}`")
     if manifest["held_back"]:
         lines.append(f"gone back to generation {generation}; it stays until the manifest changes or is applied again")
     if manifest["targets"]:
@@ -155,6 +163,11 @@ def status_lines(snapshot: dict[str, Any], controller: bool) -> list[str]:
     else:
         lines.append("controller: none is running; `reconcile apply` starts one")
     return lines
+
+
+def progress_words(progress: dict[str, Any]) -> str:
+    """How far something is, how fast it goes, and what is left."""
+    return words(progress["done"], progress["total"], progress["rate"], progress["eta_seconds"])
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

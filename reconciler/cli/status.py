@@ -12,6 +12,7 @@ from reconciler.app import conditions, looking
 from reconciler.cli.place import SECONDS, Place, find, verb
 from reconciler.cli.render import condition_lines, exit_for, show_json, status_lines
 from reconciler.client import Client, NoController
+from reconciler.controller import hands
 from reconciler.core import status
 from reconciler.core.diagnostics import Exit
 from reconciler.core.ids import Ref
@@ -65,7 +66,7 @@ def _offline(place: Place, layout: Layout) -> dict[str, Any]:
     """The same snapshot from disk and process table, when no controller runs."""
     view, now, faults = conditions(place.manifest, layout)
     with looking(layout, place.manifest.parent) as tools:
-        generations = Generations(layout, tools.files, tools.ledger)
+        generations, by_hand = Generations(layout, tools.files, tools.ledger), hands.held(tools.ledger)
         held, promise = generations.held, generations.promise
     return {
         "format": "1.0",
@@ -85,4 +86,5 @@ def _offline(place: Place, layout: Layout) -> dict[str, Any]:
         "resources": status.to_json(view.conditions),
         "working": {},
         "progress": {},
+        **by_hand,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from reconciler.controller.turn import View, look, wanted_of
@@ -77,7 +77,8 @@ class Planned:
 
 def planned(made: Reading, targets: frozenset[Ref], tools: Tools, kinds: Mapping[str, Kind]) -> Planned:
     """Look and plan, without any effect. Raises Refused for what cannot be said of this machine."""
-    view = look(wanted_of(made, tools.layout, targets), tools, kinds)
+    wanted = replace(wanted_of(made, tools.layout, targets), asked=True)  # what would come of asking for it
+    view = look(wanted, tools, kinds)
     planner.refuse_strangers(targets, view.world)
     return bound(made, view, tools.ledger)
 

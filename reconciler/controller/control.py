@@ -22,6 +22,7 @@ from reconciler import __version__
 from reconciler.controller import garbage, proving
 from reconciler.controller import request as asked
 from reconciler.controller.daemon import Controller
+from reconciler.controller.hands import Hold
 from reconciler.controller.request import API, Request, parse
 from reconciler.controller.source import Ask
 from reconciler.core.diagnostics import Fault, Refused
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 LINE_LIMIT = 1 << 20  # bytes
 MOST_CLIENTS = 200  # at a time: each costs a file descriptor, and the controller needs some for its work
-TELL_EVERY = 0.1  # seconds between two snapshots of progress
+TELL_EVERY = 0.25  # seconds between two snapshots of progress
 EVENTS_WAITING = 1000  # for a client that reads slowly; what comes while so many wait is lost to it
 SNAPSHOTS_WAITING = 10  # fewer: they are large, and the next one says the same and more
 
@@ -133,6 +134,10 @@ async def _value(controller: Controller, request: Request) -> dict[str, Any]:
             return await garbage.collect(controller, garbage.Ask(request.older, request.keep_generations), request.yes)
         case asked.Suspect():
             return {"suspected": proving.suspect(controller, request.digests)}
+        case asked.Pause():
+            return await controller.pause(Hold(request.refs, discard=request.discard))
+        case asked.Resume():
+            return await controller.resume(Hold(request.refs, resume=True))
         case asked.EnsureReady():
             return await controller.ensure_ready(request.model, request.timeout)
     match request.method:

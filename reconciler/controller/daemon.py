@@ -14,24 +14,26 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler.controller import recovery
+from reconciler.controller import hands, recovery
 from reconciler.controller.binding import planned
 from reconciler.controller.scrub import scrub
+from reconciler.controller.hands import Hold
 from reconciler.controller.source import Ask, Source
 from reconciler.controller.turn import View, Wanted, look
 from reconciler.core import planner, status
 from reconciler.core.diagnostics import Fault, FaultClass, Refused
 from reconciler.core.ids import Ref
-from reconciler.core.plan import Action, Change, Op, Phase
+from reconciler.core.pace import Pace, words
+from reconciler.core.plan import Action, Change, Op, Phase, human_bytes
 from reconciler.core.retry import next_try
-from reconciler.core.state import Declared, Trouble
+from reconciler.core.state import Declared, Trouble, World
 from reconciler.core.status import Condition, stamp
 from reconciler.host.process import alive
 from reconciler.kinds.base import Kind, Stored, Supervised, Tools
@@ -44,6 +46,7 @@ log = logging.getLogger(__name__)
 
 RESYNC = 2.0  # seconds between two looks when nothing happens
 ASKED_WITHIN = 60.0  # seconds that one started for a command waits for its request
+STOPS_WITHIN = 5.0  # seconds that one who pauses waits for what is being done to stop
 SOON = 0.2  # between two looks while something is held back by something that tells nobody when it is done
 
 
@@ -54,14 +57,6 @@ class Work:
     action: Action
     attempt: str
     task: asyncio.Task[None]
-
-
-@dataclass(slots=True)
-class Progress:
-    what: str
-    done: int = 0
-    total: int | None = None
-    since: float = field(default_factory=time.monotonic)
 
 
 class Controller:
@@ -78,7 +73,7 @@ class Controller:
         self.view: View | None = None
         self.viewed = 0  # the generation that it is a view of
         self.work: dict[Ref, Work] = {}
-        self.progress: dict[Ref, Progress] = {}
+        self.progress: dict[Ref, Pace] = {}
         self.fault: Fault | None = None  # what cut the last turn short
         self.turned = asyncio.Condition()
         self.demands: dict[Ref, Action] = {}  # what a person asked for beyond the plan
@@ -88,6 +83,7 @@ class Controller:
         self._eyes = ThreadPoolExecutor(1, thread_name_prefix="look")
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
+        self._loop_: asyncio.AbstractEventLoop | None = None
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._listeners: set[Callable[[dict[str, Any]], None]] = set()
 
@@ -95,7 +91,7 @@ class Controller:
 
     async def run(self, serve: Callable[[Controller], Any]) -> None:
         """`serve` is the coroutine function of the control API."""
-        loop = asyncio.get_running_loop()
+        self._loop_ = loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         self.tools.progress = self._note_progress
@@ -146,18 +142,19 @@ class Controller:
             if self._finished():
                 if self.mode == "purge":
                     await asyncio.to_thread(self._sweep)
+                    self._let_go()
                 return
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._pause()):
+                async with asyncio.timeout(self._rest()):
                     await self._wake.wait()
 
-    def _pause(self) -> float:
+    def _rest(self) -> float:
         """Seconds until the world is worth another look."""
         if self.view is None:
             return RESYNC
         world, pause = self.view.world, RESYNC
         for change in self.view.plan.changes:
-            if change.ref in self.work or not change.actions:
+            if change.ref in self.work or not change.actions or change.halt is not None:
                 continue
             if change.actions[0].hold:
                 pause = pause if change.contested else min(pause, SOON)
@@ -187,6 +184,12 @@ class Controller:
         except Fault as fault:
             log.error("not swept: %s", fault)
 
+    def _let_go(self) -> None:
+        """Where nothing is left, nothing is held."""
+        with suppress(Fault):
+            self.tools.ledger.set_paused({})
+            self.tools.ledger.set_suspension(None)
+
     # -- one turn ---------------------------------------------------------------------------------------------
 
     async def turn(self, group: asyncio.TaskGroup) -> None:
@@ -194,7 +197,10 @@ class Controller:
         self.begun += 1
         number = self.begun
         if self.mode not in ("lock", "wait"):
-            self.source.read()
+            if self.tools.ledger.suspension() is None:
+                self.source.read()
+            else:
+                self.source.recall()
             self.source.keep_promise()
         wanted, of = self.wanted(), self.source.generations.current
         self._drop_unwanted(wanted.resources)
@@ -202,7 +208,9 @@ class Controller:
         view = await asyncio.get_running_loop().run_in_executor(self._eyes, look, wanted, self.tools, self.kinds)
         self._watch_processes(group)
         self._start_demands(group, wanted.resources)
-        for change, action in planner.runnable(view.plan, view.world):
+        # What a person holds since we looked is not in the plan: the next turn has it, and is due at once.
+        steps = planner.runnable(view.plan, view.world) if self._holds(view.world) else []
+        for change, action in steps:
             # What ended while we looked is not as we saw it: its turn is the next one, which is due at once.
             if change.ref not in self.work and change.ref not in self._ended and self._allowed(change, action):
                 self._begin(group, change, action, wanted.resources.get(change.ref))
@@ -211,6 +219,11 @@ class Controller:
         self._publish()
         async with self.turned:
             self.turned.notify_all()
+
+    def _holds(self, world: World) -> bool:
+        """Whether a look still has right what is paused and suspended."""
+        ledger = self.tools.ledger
+        return (world.paused, world.suspension) == (frozenset(ledger.paused()), ledger.suspension())
 
     def wanted(self) -> Wanted:
         """What is asked for now: the generation in force, less what a person takes down."""
@@ -245,12 +258,17 @@ class Controller:
         guarded = {ref: world.desired[ref].protect for ref in world.owned if ref in world.desired}
         try:
             self._forgive(view)
+            if self.source.held is not None:
+                gone = [ref for ref in self.tools.ledger.paused() if ref not in self.source.wanted.resources]
+                hands.resume(gone, self.tools.ledger, "it is no longer in the manifest")
             self.tools.ledger.set_conditions(found, earlier)
             self.tools.ledger.protect({ref: flag for ref, flag in guarded.items() if world.owned[ref].protect != flag})
             if self.mode == "run":
-                self.source.learn()
+                if world.suspension is None:  # else the lock on disk may say what was not taken over yet
+                    self.source.learn()
                 gateway = world.found(Ref("gateway", "main"))
-                settled = not self.work and status.settled(world, view.plan)
+                halted = any(change.halt is not None for change in view.plan.changes)  # which is no failure
+                settled = not self.work and not halted and status.settled(world, view.plan)
                 ready = view.ready and not self.work
                 if now is not None and now.number == self.viewed:  # else another was applied during the look
                     failed = [f"{ref}: {t.message}" for ref, t in world.troubles.items() if view.plan.change(ref)]
@@ -315,7 +333,7 @@ class Controller:
                     ledger.set_trouble(ref, None)
                     if change.drift:
                         ledger.note_restored(ref, change.reason)
-                ledger.event(str(ref), action.verb.capitalize(), action.text)
+                ledger.event(str(ref), action.verb.capitalize(), self._told(ref, action.text))
             except Fault as fault:
                 outcome = fault.code
                 if demanded:
@@ -343,6 +361,12 @@ class Controller:
         self.tools.ledger.set_trouble(ref, trouble)
         self.tools.ledger.event(str(ref), "Failed", str(fault))
         log.warning("failed ref=%s count=%d %s", ref, count, fault)
+
+    def _told(self, ref: Ref, text: str) -> str:
+        """What was done; of what was fetched also how much, and how fast."""
+        pace = self.progress.get(ref)
+        came = pace.summary() if pace is not None else ""
+        return f"{text}: {came}" if came else text
 
     # -- watching processes -----------------------------------------------------------------------------------
 
@@ -415,18 +439,24 @@ class Controller:
 
         None for `refs` means nothing anew; an empty list everything. Raises Refused.
         """
-        held = self.source.held
+        held, ledger = self.source.held, self.tools.ledger
+        if ledger.suspension() is not None:
+            raise Refused("the controller is suspended", hint="`reconcile resume` first")
         if held is None or self.source.faults:
             raise Refused(self.source.faults or "there is no manifest in force")
         pinned = {d.ref: key for key, needs in held.pins.items() for d in needs}
         if unknown := sorted(str(ref) for ref in set(refs or ()) - set(pinned)):
             names = ", ".join(str(ref) for ref in sorted(pinned))
             raise Refused(f"nothing is pinned for {', '.join(unknown)}", hint=f"there are: {names}")
+        planner.refuse_paused(frozenset(refs or ()) & frozenset(ledger.paused()))
         before = held.reading.agreed(held.wanted.resources)
         anew = {key for key in held.pins if key not in before.pins or refs == []} | {pinned[ref] for ref in refs or ()}
         asked = {key: held.pins[key][0].ref for key in sorted(anew)}
         for ref in asked.values():
             self.failed.pop(ref, None)
+            if ref in ledger.paused():
+                self.failed[ref] = _paused(ref)
+                continue
             self.demands[ref] = Action(Phase.MATERIALISE, "renew", "see what its source is now")
         self.wake()
         async with self.turned:
@@ -446,6 +476,75 @@ class Controller:
             "pins": len(after.pins),
             "faults": [{"ref": str(ref), "message": fault.message, "hint": fault.hint} for ref, fault in failed],
         }
+
+    async def pause(self, hold: Hold) -> dict[str, Any]:
+        """Begin nothing more for what is named, or (no names) for anything, and stop what is being fetched of it.
+
+        Raises Refused. What has come is kept, unless it is to be discarded.
+        """
+        ledger = self.tools.ledger
+        refs = await self._meant(hold)
+        if hold.discard:
+            hands.refuse_undiscardable(refs, self.kinds)
+        if refs:
+            new = hands.pause(refs, ledger)
+            changed: list[object] = [*new]
+        else:
+            new = []
+            changed = [hands.EVERYTHING] if hands.suspend(ledger, self.source.generations.promise is not None) else []
+        for ref in new:
+            ledger.event(str(ref), "Paused", f"by a person{self._kept(ref)}")
+        stopped = self._stop_fetching(refs or tuple({*self.work, *self.demands}))
+        if stopped:
+            await asyncio.wait(stopped, timeout=None if hold.discard else STOPS_WITHIN)
+        gone = [ref for ref in refs if hold.discard and await self._discard(ref)]
+        await self.next_turn()
+        left = [ref for ref, work in self.work.items() if work.task in stopped]
+        return hands.answer(ledger, changed, left, gone)
+
+    async def resume(self, hold: Hold) -> dict[str, Any]:
+        """Go on with what is named, or (no names) with everything that was suspended. Raises Refused."""
+        ledger = self.tools.ledger
+        refs = await self._meant(hold)
+        changed: list[object] = [*hands.resume(refs, ledger)]
+        if not refs and hands.lift(ledger):
+            changed = [hands.EVERYTHING]
+            self.source.resume()
+            if self.mode == "wait":
+                self.mode = "run"
+        await self.next_turn()
+        return hands.answer(ledger, changed)
+
+    async def _meant(self, hold: Hold) -> tuple[Ref, ...]:
+        if self.view is None:  # only a turn says what there is
+            await self.next_turn()
+        ledger = self.tools.ledger
+        known = self.source.wanted.resources if self.source.held is not None else ledger.owned()
+        return hands.chosen(hold, known.keys(), ledger.paused().keys())
+
+    def _stop_fetching(self, refs: Iterable[Ref]) -> set[asyncio.Task[None]]:
+        """Cancel what brings bytes; what starts, routes or stops is done to its end → the tasks that are to end."""
+        out = set()
+        for ref in refs:
+            if self.demands.pop(ref, None) is not None:
+                self.failed[ref] = _paused(ref)
+            work = self.work.get(ref)
+            if work is not None and work.action.phase is Phase.MATERIALISE:
+                work.task.cancel()
+                out.add(work.task)
+        return out
+
+    async def _discard(self, ref: Ref) -> bool:
+        declared = self.source.wanted.resources.get(ref)
+        if declared is None or ref in self.work or ref not in self.tools.ledger.paused():
+            raise Refused(f"{ref} was resumed meanwhile", hint="nothing of it was thrown away")
+        return await hands.discard(ref, declared, self.tools, self.kinds)
+
+    def _kept(self, ref: Ref) -> str:
+        pace = self.progress.get(ref)
+        if pace is None or not pace.done:
+            return ""
+        return f"; {human_bytes(pace.done)}" + (f" of {human_bytes(pace.total)} are here" if pace.total else " is here")
 
     async def next_turn(self) -> int:
         """Wait for a turn that begins after now → its number."""
@@ -511,10 +610,8 @@ class Controller:
             "outside_targets": view.plan.outside if view else 0,
             "resources": status.to_json(self.told) if view else [],
             "working": working,
-            "progress": {
-                str(ref): {"what": p.what, "done": p.done, "total": p.total, "seconds": time.monotonic() - p.since}
-                for ref, p in self.progress.items()
-            },
+            "progress": {str(ref): _progress(pace, time.monotonic()) for ref, pace in tuple(self.progress.items())},
+            **hands.held(self.tools.ledger),
         }
 
     def _publish(self) -> None:
@@ -529,8 +626,36 @@ class Controller:
         self._tell({"type": "event", "event": event})
 
     def _note_progress(self, ref: Ref, what: str, done: int, total: int | None) -> None:
-        known = self.progress.get(ref)
-        if known is None or known.what != what:
-            self.progress[ref] = Progress(what, done, total)
+        """Called for every piece, and from the threads that copy: cheap, and told on the loop."""
+        now, known = time.monotonic(), self.progress.get(ref)
+        if known is None:
+            self.progress[ref] = Pace(what, done, total, now)
+        elif known.what != what:
+            self.progress[ref] = known.followed(what, done, total, now)
         else:
-            known.done, known.total = done, total
+            known.note(now, done, total)
+            if known.due(now) and self._loop_ is not None:
+                self._loop_.call_soon_threadsafe(self._tell_progress, ref, known)
+
+    def _tell_progress(self, ref: Ref, pace: Pace) -> None:
+        """As an event that nobody keeps (seq 0): a log of downloads needs its end, not its way there."""
+        if self.progress.get(ref) is pace:
+            now = _progress(pace, time.monotonic())
+            message = f"{pace.what} {words(now['done'], now['total'], now['rate'], now['eta_seconds'])}"
+            event = {"seq": 0, "at": time.time(), "ref": str(ref), "type": "Progress", "message": message}
+            self._event({**event, "progress": now})
+
+
+def _progress(pace: Pace, now: float) -> dict[str, Any]:
+    return {
+        "what": pace.what,
+        "done": pace.done,
+        "total": pace.total,
+        "seconds": now - pace.began,
+        "rate": pace.rate(now),
+        "eta_seconds": pace.eta(now),
+    }
+
+
+def _paused(ref: Ref) -> Fault:
+    return Fault("PAUSED", "it is paused", hint=f"`reconcile resume {ref}` first", kind=FaultClass.NEEDS_HUMAN)

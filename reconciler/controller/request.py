@@ -21,6 +21,8 @@ _SEE = "`reconcile schema control` prints what may be asked"
 FilePath = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
 Name = Annotated[str, Field(pattern=r"^[a-z]+/[A-Za-z0-9][A-Za-z0-9._:/@-]*$", max_length=200)]
 Names = Annotated[tuple[Name, ...], Field(max_length=10_000)]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$", max_length=200)]
+Words = Annotated[tuple[Word, ...], Field(max_length=10_000)]
 Seconds = Annotated[float, Field(ge=0, le=_YEAR, allow_inf_nan=False)]
 
 
@@ -50,6 +52,15 @@ class Rollback(Request):
 
 class Lock(Request):
     upgrade: Names | None = None
+
+
+class Pause(Request):
+    refs: Words = ()
+    discard: bool = False
+
+
+class Resume(Request):
+    refs: Words = ()
 
 
 class EnsureReady(Request):
@@ -85,6 +96,8 @@ METHODS: dict[str, type[Request]] = {
     "lock": Lock,
     "gc": Gc,
     "suspect": Suspect,
+    "pause": Pause,
+    "resume": Resume,
     "ensure_ready": EnsureReady,
     "follow": Request,
     "events": Events,

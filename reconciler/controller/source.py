@@ -21,7 +21,7 @@ from reconciler.controller.turn import Wanted, look, wanted_of
 from reconciler.core import planner
 from reconciler.core.diagnostics import Diagnostic, Fault, Refused, Where
 from reconciler.core.ids import Ref
-from reconciler.core.state import Declared
+from reconciler.core.state import Declared, Suspension
 from reconciler.host import secrets
 from reconciler.kinds.base import Kind, Tools
 from reconciler.manifest import lock as locks
@@ -86,6 +86,7 @@ class Source:
 
     def apply(self, path: Path, ask: Ask) -> Generation:
         """Take `path` as the manifest now. Raises Refused, and then nothing has changed."""
+        suspension = self._tools.ledger.suspension()
         secrets.forget()  # who asks may have just stored the one that was missing
         disk = self._new_disk()
         made = self._hold(reading(path, disk), ask.targets)
@@ -100,6 +101,7 @@ class Source:
         if ask.confirm and taken.number != before:
             self.generations.set_promise(Promise(taken.number, before, time.time() + ask.confirm))
         self.generations.note_asked(taken.number)
+        self._let_through(suspension)
         return taken
 
     def read(self) -> bool:
@@ -121,7 +123,7 @@ class Source:
                 self._recall(self.generations.current)
             return True
         now = self.generation
-        same = now is not None and now.digest == made.digest
+        same = now is not None and now.digest == made.digest and not self._tools.ledger.meta("whole")
         try:
             held = self._hold(made, _refs(now) if same else frozenset())
             self._judge(held, Ask())
@@ -129,7 +131,22 @@ class Source:
             self._refuse(refused)
         else:
             self._try_to_take(held)
+            self._tools.ledger.set_meta(whole="")
         return True
+
+    def recall(self) -> None:
+        """Hold the generation in force, whatever the files say: a controller that starts while it is suspended."""
+        if self.held is None and (now := self.generation) is not None:
+            self._recall(now.number)
+
+    def resume(self) -> None:
+        """Have the files read anew, though they may not have changed since they were last looked at."""
+        self._disk = None
+
+    def _let_through(self, suspension: Suspension | None) -> None:
+        """A person has put something in force by hand while suspended: that is carried out."""
+        if suspension is not None and not suspension.asked:
+            self._tools.ledger.set_suspension(replace(suspension, asked=True))
 
     def peek(self) -> None:
         """Hold what the files say without taking it over. Raises Refused."""
@@ -138,7 +155,8 @@ class Source:
 
     def back(self, number: int | None, why: str) -> Generation:
         """Put an earlier generation in force: one write, no network. Raises Refused."""
-        if self._disk is None:  # what the files say now is what is gone back from
+        suspension = self._tools.ledger.suspension()
+        if self._disk is None or suspension is not None:  # what the files say now is what is gone back from
             self._disk = self._new_disk()
             with suppress(Refused):
                 reading(self.path, self._disk)
@@ -156,6 +174,7 @@ class Source:
         if aim.state != "ready":
             self.generations.mark(aim.number, "applying", aim.routes)
         self._put(held)
+        self._let_through(suspension)
         self._tools.ledger.event("manifest", "RolledBack", f"generation {current} → {aim.number}: {why}")
         return aim
 
@@ -268,6 +287,7 @@ class Source:
         """Raise Refused for a manifest that must not be carried out as it is."""
         view = look(held.wanted, self._tools, self._kinds)
         planner.refuse_strangers(held.wanted.targets, view.world)
+        planner.refuse_halted(ask.targets, ask.binding is not None, view.world)
         made = bound(held.reading, view, self._tools.ledger)
         if ask.locked:
             made.refuse_gaps()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from reconciler.core import planner, status
 from reconciler.core.diagnostics import Refused
@@ -25,7 +25,8 @@ from reconciler.manifest.when import dropped
 class Wanted:
     """What a look is about: the resources that are asked for, what of the manifest will not be done, and why.
 
-    With `targets` only these are planned. `down` and `purge` are a person's word to stop and to remove everything.
+    With `targets` only these are planned. `down` and `purge` are a person's word to stop and to remove everything,
+    `asked` is one to carry this out although the controller is suspended.
     """
 
     resources: Mapping[Ref, Declared] = field(default_factory=dict)
@@ -33,6 +34,7 @@ class Wanted:
     targets: frozenset[Ref] = frozenset()
     down: bool = False
     purge: bool = False
+    asked: bool = False
 
 
 def wanted_of(reading: Reading, layout: Layout, targets: frozenset[Ref] = frozenset()) -> Wanted:
@@ -74,6 +76,9 @@ def observe(wanted: Wanted, tools: Tools, kinds: Mapping[str, Kind]) -> World:
     refs = sorted({*desired, *owned, *(row.ref for row in tools.ledger.processes())})
     for name, kind in kinds.items():
         observed |= kind.observe([r for r in refs if r.kind == name], desired, tools)
+    suspension = tools.ledger.suspension()
+    if suspension is not None and wanted.asked:
+        suspension = replace(suspension, asked=True)
     return World(
         desired,
         observed,
@@ -85,4 +90,6 @@ def observe(wanted: Wanted, tools: Tools, kinds: Mapping[str, Kind]) -> World:
         wanted.down or wanted.purge,
         wanted.denied,
         tools.ledger.restored(),
+        frozenset(tools.ledger.paused()),
+        suspension,
     )

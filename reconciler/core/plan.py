@@ -40,6 +40,14 @@ SYMBOLS = {
 }
 
 
+class Halt(StrEnum):
+    """What keeps a change from being carried out until a person says otherwise."""
+
+    PAUSED = "paused"  # the resource is
+    SUSPENDED = "suspended"  # the controller is
+    BEHIND = "behind"  # it waits for one that is halted
+
+
 class Phase(IntEnum):
     """The order of a plan: bytes first, new before old, sweeping last."""
 
@@ -87,7 +95,8 @@ class Price:
 class Change:
     """What happens to one resource, why, and at what price.
 
-    `drift` says that the world moved, not the manifest; `contested` that it was put back too often to try at once.
+    `drift` says that the world moved, not the manifest; `contested` that it was put back too often to try at once;
+    `halt` that a person has to resume something first.
     """
 
     ref: Ref
@@ -99,6 +108,7 @@ class Change:
     where: Where | None = None
     drift: bool = False
     contested: bool = False
+    halt: Halt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +173,7 @@ def _change_json(change: Change) -> dict[str, Any]:
         "reason": change.reason,
         "drift": change.drift,
         "contested": change.contested,
+        "halt": change.halt.value if change.halt else None,
         "fields": [{"path": f.path, "before": f.before, "after": f.after} for f in change.fields],
         "actions": [
             {"phase": a.phase.name.lower(), "verb": a.verb, "text": a.text, "hold": a.hold} for a in change.actions

@@ -13,7 +13,7 @@ from dataclasses import replace
 from reconciler.core.diagnostics import Diagnostic, Exit, Refused, nearest
 from reconciler.core.ids import Ref
 from reconciler.core.kind import Rules
-from reconciler.core.plan import Action, Change, Op, Plan, Same
+from reconciler.core.plan import Action, Change, Halt, Op, Phase, Plan, Same
 from reconciler.core.retry import wait_for
 from reconciler.core.state import Drift, Unknown, World
 
@@ -47,6 +47,10 @@ def plan(world: World, rules: Mapping[str, Rules], targets: frozenset[Ref] = fro
                 warnings.append(Diagnostic(f"has drifted and is left so: {change.reason}", path=str(ref)))
         else:
             changes.append(_damped(_guarded(change, world, rules), world))
+    changes = _halted(changes, world, rules)
+    if world.suspension is not None and not world.down:
+        told = "it is suspended: files are not taken over, and nothing is corrected"
+        warnings.append(Diagnostic(told, path="controller", hint="`reconcile resume` ends that"))
     changes += [Change(ref, Op.DENIED, d.reason, where=d.where) for ref, d in world.denied.items() if d.reason]
     kept = changes
     if targets:
@@ -104,13 +108,63 @@ def _damped(change: Change, world: World) -> Change:
     return replace(change, reason=saw, actions=actions, contested=True)
 
 
+def _halted(changes: list[Change], world: World, rules: Mapping[str, Rules]) -> list[Change]:
+    """Hold what a person has paused or suspended, and have what waits for it say so."""
+    if not world.paused and world.suspension is None:
+        return changes
+    held = [_held(change, _halt(change, world, rules)) for change in changes]
+    stopped = {change.ref: change.halt for change in held if change.halt is not None}
+    return [_behind(change, stopped, world) for change in held]
+
+
+def _halt(change: Change, world: World, rules: Mapping[str, Rules]) -> Halt | None:
+    """Removal is never paused. What serves is kept serving while suspended; all else waits, unless it was asked for."""
+    declared, owned = world.desired.get(change.ref), world.owned.get(change.ref)
+    if world.down or not change.actions:
+        return None
+    if change.ref in world.paused and declared is not None:
+        return Halt.PAUSED
+    if world.suspension is None:
+        return None
+    as_made = declared is not None and owned is not None and owned.digest == declared.digest
+    if rules[change.ref.kind].runs and (as_made or change.actions[0].phase is Phase.ROUTE):
+        return None
+    return Halt.SUSPENDED if change.drift or not world.suspension.asked else None
+
+
+def _held(change: Change, halt: Halt | None) -> Change:
+    if halt is None:
+        return change
+    first = replace(change.actions[0], hold=f"{halt.value} by a person")
+    return replace(change, actions=(first, *change.actions[1:]), halt=halt)
+
+
+def _behind(change: Change, stopped: Mapping[Ref, Halt], world: World) -> Change:
+    if change.halt is not None or not (change.actions and change.actions[0].hold):
+        return change
+    first, declared = change.actions[0], world.desired.get(change.ref)
+    needs = declared.needs if declared is not None else ()
+    if first.phase is Phase.STOP:  # nothing is stopped before the gateway leads elsewhere
+        needs = (*needs, *(ref for ref in stopped if ref.kind == "gateway"))
+    halted = next((ref for ref in needs if ref in stopped), None)
+    if halted is None:
+        return change
+    first = replace(first, hold=f"{first.hold}; {halted} is {stopped[halted].value} by a person")
+    return replace(change, actions=(first, *change.actions[1:]), halt=Halt.BEHIND)
+
+
 def runnable(plan: Plan, world: World) -> list[tuple[Change, Action]]:
-    """The first action of each change, where nothing holds it and no backoff is running."""
+    """The first action of each change, where nothing holds it and no backoff is running; by phase, then priority."""
     ready = []
     for change in plan.changes:
         if change.actions and not change.actions[0].hold and wait_for(change.ref, world) == 0:
             ready.append((change, change.actions[0]))
-    return ready
+    return sorted(ready, key=lambda step: (step[1].phase, -_priority(step[0].ref, world)))
+
+
+def _priority(ref: Ref, world: World) -> int:
+    declared = world.desired.get(ref)
+    return declared.priority if declared is not None else 0
 
 
 def refuse_emptying(plan: Plan, world: World) -> None:
@@ -136,6 +190,24 @@ def refuse_strangers(targets: frozenset[Ref], world: World) -> None:
         names = [str(ref) for ref in known]
         raise Refused(
             [Diagnostic(f"there is no {ref} to limit it to", hint=nearest(str(ref), names)) for ref in strangers]
+        )
+
+
+def refuse_halted(targets: frozenset[Ref], saved: bool, world: World) -> None:
+    """Raise Refused for an apply of what is paused, and for one of everything while suspended."""
+    refuse_paused(targets & world.paused)
+    if world.suspension is not None and not (targets or saved):
+        raise Refused(
+            "the controller is suspended: it takes over no file as a whole",
+            hint="`reconcile resume` takes over what the files say; --target REF and saved plans are applied before",
+        )
+
+
+def refuse_paused(paused: frozenset[Ref]) -> None:
+    """Raise Refused where there are any."""
+    if paused:
+        raise Refused(
+            [Diagnostic(f"{ref} is paused", hint=f"`reconcile resume {ref}` first") for ref in sorted(paused)]
         )
 
 

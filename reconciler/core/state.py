@@ -34,6 +34,7 @@ class Declared:
     where: Where | None = None
     protect: bool = False
     drift: Drift | None = None
+    priority: int = 0  # where several could begin: the higher, the sooner
     digest: str = field(init=False)
     attempt: str = field(init=False)
 
@@ -127,6 +128,17 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspension:
+    """That a person has suspended the controller, since when (Unix seconds).
+
+    `asked` says that one has applied something by hand since then: that is carried out, and nothing else.
+    """
+
+    since: float
+    asked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
     """One GPU. Bytes. `unified` says that its memory is the machine's own, so that it must not be counted twice."""
 
@@ -169,6 +181,8 @@ class World:
     down: bool = False  # a person is taking everything down: protected processes may stop, too
     denied: Mapping[Ref, Denial] = field(default_factory=dict)
     restored: Mapping[Ref, tuple[Restored, ...]] = field(default_factory=dict)
+    paused: frozenset[Ref] = frozenset()  # by a person, until one resumes them
+    suspension: Suspension | None = None
 
     def found(self, ref: Ref) -> Any:
         """The kind's observation, or None where it is absent or unknown."""

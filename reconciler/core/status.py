@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler.core.diagnostics import FaultClass
 from reconciler.core.ids import Ref
-from reconciler.core.plan import Change, Op, Phase, Plan
+from reconciler.core.plan import Change, Halt, Op, Phase, Plan
 from reconciler.core.state import Trouble, Unknown, World
 
 if TYPE_CHECKING:
@@ -102,7 +102,9 @@ def _explain(ref: Ref, own: tuple[Condition, ...], world: World, plan: Plan) -> 
         hint = f" — {trouble.hint}" if trouble.hint else ""
         times = f" (failed {trouble.count}×)" if trouble.count > 1 else ""
         failed = f"{trouble.message}{times}{hint}"
-    if change is not None and change.contested and ready.status != "True":
+    if change is not None and change.halt in (Halt.PAUSED, Halt.SUSPENDED) and ready.status != "True":
+        ready = no("Ready", change.halt.value.capitalize(), _halted(change, change.halt, failed))
+    elif change is not None and change.contested and ready.status != "True":
         ready = no("Ready", "Contested", f"{change.reason} — find what does that, then `reconcile apply`")
     elif trouble is not None and ready.status != "True":
         ready = no("Ready", _camel(trouble.code), failed)
@@ -110,8 +112,14 @@ def _explain(ref: Ref, own: tuple[Condition, ...], world: World, plan: Plan) -> 
         ready = replace(ready, message=f"{ready.message}; that failed: {failed}")
     elif change is not None and ready.status != "True" and change.actions and change.actions[0].hold:
         ready = no("Ready", ready.reason, ready.message or change.actions[0].hold)
-    if change is None:
+    if ref in world.paused and (change is None or change.halt is Halt.PAUSED):
+        progressing = no("Progressing", "Paused", f"nothing is begun for it until `reconcile resume {ref}`")
+    elif change is None:
         progressing = no("Progressing", "Settled")
+    elif change.halt is Halt.SUSPENDED:
+        progressing = no("Progressing", "Suspended", "the controller is suspended until `reconcile resume`")
+    elif change.halt is Halt.BEHIND:
+        progressing = no("Progressing", "WaitsForResume", change.actions[0].hold)
     elif change.contested:
         progressing = no("Progressing", "Contested", change.actions[0].hold)
     elif trouble is not None and trouble.kind is FaultClass.PERMANENT:
@@ -122,11 +130,16 @@ def _explain(ref: Ref, own: tuple[Condition, ...], world: World, plan: Plan) -> 
     return (ready, progressing, *rest)
 
 
+def _halted(change: Change, halt: Halt, failed: str) -> str:
+    resume = f"`reconcile resume {change.ref}`" if halt is Halt.PAUSED else "`reconcile resume`"
+    return f"{change.reason}; {f'{failed}; ' if failed else ''}{halt.value} by a person until {resume}"
+
+
 def settled(world: World, plan: Plan, tries: int = 3) -> bool:
-    """Whether waiting longer is pointless: every change left has failed for good, or `tries` times over."""
+    """Whether waiting is pointless: every change left is halted, or has failed for good, or `tries` times over."""
     left = {c.ref for c in plan.drift}
     for change in plan.changes:
-        if change.contested or change.op is Op.DENIED:
+        if change.contested or change.halt is not None or change.op is Op.DENIED:
             continue
         trouble = world.troubles.get(change.ref)
         if trouble is not None and (math.isinf(_wait(trouble)) or trouble.count >= tries):

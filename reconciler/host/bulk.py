@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from contextlib import suppress
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -14,5 +15,23 @@ _POOL = ThreadPoolExecutor(max_workers=2, thread_name_prefix="bulk")
 
 
 async def in_bulk(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run blocking work on bytes (hashing, copying, unpacking); two at a time."""
-    return await asyncio.get_running_loop().run_in_executor(_POOL, lambda: work(*args, **kwargs))
+    """Run blocking work on bytes (hashing, copying, unpacking); two at a time.
+
+    A cancelled call returns once its thread is done with the bytes: who comes next has them alone.
+    """
+    begun = _POOL.submit(work, *args, **kwargs)
+    ended = asyncio.wrap_future(begun)
+    try:
+        return await asyncio.shield(ended)
+    except asyncio.CancelledError:
+        if not begun.cancel():
+            await _outlasted(ended)
+        raise
+
+
+async def _outlasted(ended: asyncio.Future[Any]) -> None:
+    while not ended.done():
+        with suppress(asyncio.CancelledError):  # it was heard the first time
+            await asyncio.wait([ended])
+    if not ended.cancelled():
+        ended.exception()  # nobody is left to be told

@@ -71,6 +71,14 @@ class Stored(Kind, Protocol):
 
 
 @runtime_checkable
+class Partial(Kind, Protocol):
+    """A kind whose bytes come bit by bit, and stay when that is interrupted."""
+
+    async def forget_partial(self, ref: Ref, declared: Declared, tools: Tools) -> bool:
+        """Throw away what has come so far of what is not whole → whether there was any. Nothing fetches it now."""
+
+
+@runtime_checkable
 class Supervised(Kind, Protocol):
     """A kind that starts processes."""
 

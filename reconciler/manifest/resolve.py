@@ -48,7 +48,8 @@ def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lo
         made = model.resolve(entry, lock.pins, stack.hub)
         beside = {suffix: Ref("model", f"{name}{suffix}") for suffix in made}
         for suffix, spec_of in made.items():
-            out[beside[suffix]] = Declared(beside[suffix], spec_of, (), where, entry.protect, _drift(entry))
+            kept = (where, entry.protect, _drift(entry), entry.priority)
+            out[beside[suffix]] = Declared(beside[suffix], spec_of, (), *kept)
         spec = server.ServerSpec(
             name=name,
             engine=entry.engine,

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from reconciler.core.diagnostics import Exit, Fault, FaultClass, Refused
 from reconciler.core.ids import Ref, canonical
-from reconciler.core.state import Owned, Restored, Trouble
+from reconciler.core.state import Owned, Restored, Suspension, Trouble
 from reconciler.core.status import Condition
 from reconciler.host.effects import Denied, Effects
 from reconciler.host.files import disk_faults
@@ -175,10 +175,10 @@ class Ledger:
         rows = self.rows("SELECT value FROM meta WHERE key = ?", key)
         return str(rows[0][0]) if rows else default
 
-    def set_meta(self, **facts: str) -> None:
-        """Write single facts, all at once."""
+    def set_meta(self, what: str = "meta", /, **facts: str) -> None:
+        """Write single facts, all at once; `what` is the effect's name."""
         if any(self.meta(key) != value for key, value in facts.items()):
-            with self.change("meta") as db:
+            with self.change(what) as db:
                 db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(facts.items()))
 
     # -- who and what -----------------------------------------------------------------------------------------
@@ -408,6 +408,28 @@ class Ledger:
             "SELECT seq, at, ref, type, message FROM events WHERE seq > ? ORDER BY seq DESC LIMIT ?", after, limit
         )
         return [dict(zip(("seq", "at", "ref", "type", "message"), row, strict=True)) for row in reversed(rows)]
+
+    # -- what a person holds ----------------------------------------------------------------------------------
+
+    def paused(self) -> Mapping[Ref, float]:
+        """What a person has paused, and since when (Unix seconds)."""
+        return self._known(
+            "SELECT value FROM meta WHERE key = 'paused'",
+            lambda rows: {Ref.parse(name): at for name, at in json.loads(rows[0][0]).items()} if rows else {},
+        )
+
+    def set_paused(self, paused: Mapping[Ref, float]) -> None:
+        self.set_meta("hold", paused=canonical({str(ref): at for ref, at in paused.items()}))
+
+    def suspension(self) -> Suspension | None:
+        """That a person has suspended the controller; None where none has."""
+        return self._known(
+            "SELECT value FROM meta WHERE key = 'suspended' AND value <> ''",
+            lambda rows: Suspension(**json.loads(rows[0][0])) if rows else None,
+        )
+
+    def set_suspension(self, suspension: Suspension | None) -> None:
+        self.set_meta("hold", suspended=canonical(suspension) if suspension is not None else "")
 
     # -- conditions and what was put back ----------------------------------------------------------------------
 

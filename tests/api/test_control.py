@@ -102,6 +102,13 @@ WRONG = {
     b'{"method": "rollback", "generation": 9223372036854775808}': "generation",
     b'{"method": "rollback", "generation": ' + b"9" * 6000 + b"}": "",
     b'{"method": "lock", "upgrade": {}}': "upgrade",
+    b'{"method": "pause", "refs": "model/chat"}': "refs",
+    b'{"method": "pause", "refs": ["/chat"]}': "refs.0",
+    b'{"method": "pause", "refs": ["nobody"]}': "there is no nobody",
+    b'{"method": "pause", "discard": true}': "needs a resource",
+    b'{"method": "pause", "refs": ["server/chat"], "discard": true}': "has no download",
+    b'{"method": "resume", "refs": ["chat"], "discard": true}': "discard",
+    b'{"method": "resume", "refs": ["model/nobody"]}': "there is no model/nobody",
     b'{"method": "ensure_ready", "model": null}': "model",
     b'{"method": "ensure_ready", "model": "chat", "timeout": Infinity}': "timeout",
     b'{"method": "ensure_ready", "model": "chat", "timeout": "1"}': "timeout",
@@ -237,6 +244,8 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "binding": st.none()
     | st.dictionaries(st.sampled_from(["lineage", "serial", "manifest", "lock", "observed"]), JSON),
     "generation": st.sampled_from([None, 0, -1, 10**6, 2**63 - 1, 2**63, 1.5]),
+    "refs": st.lists(NAMES, max_size=3),
+    "discard": st.booleans(),
     "upgrade": st.none() | st.lists(NAMES, max_size=3),
     "model": st.sampled_from(["chat", "fast", "nobody", ""]),
     "timeout": st.sampled_from([0, 0.01, -1, 1e9]),
@@ -305,7 +314,7 @@ def _odd(value: Any) -> bool:
 def test_every_request_gets_an_answer(up: Stage, request_: dict[str, Any]) -> None:
     line = json.dumps(request_).encode()
     method = request_["method"] if isinstance(request_["method"], str) else ""
-    if method in ("shutdown", "down", "lock") and validator("control").is_valid(request_):
+    if method in ("shutdown", "down", "lock", "pause", "resume") and validator("control").is_valid(request_):
         return  # it would do it; and a lock may take its time
     with Wire(up) as wire:
         answer = wire.ask(line)

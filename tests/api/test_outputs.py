@@ -205,7 +205,32 @@ def test_while_something_is_fetched(stage: Stage) -> None:
     progress = [p for m in seen if m["type"] == "status" for p in m["progress"].values()]
     assert [p for p in progress if p["total"] == len(gguf) and 0 < p["done"] < len(gguf)]
     assert [m for m in seen if m["type"] == "status" and m["working"]]
+    assert [p for p in progress if p["rate"] and p["eta_seconds"] is not None]
     assert [m for m in seen if m["type"] == "event"]
+
+
+def test_what_is_held(stage: Stage) -> None:
+    stage.run("apply")
+    hold = "output#/$defs/hold"
+    assert check(hold, said(stage, "pause", "chat"))["changed"] == ["model/chat"]
+    assert check(hold, said(stage, "pause"))["suspended"]
+    status = shown(stage, "status")
+    assert (list(status["paused"]), status["suspended"] is None) == (["model/chat"], False)
+    stage.write(manifest(stage, ONE.replace("1k", "2k"), ONE.replace("chat:", "more:").replace("fast", "slow")))
+    plan = shown(stage, "plan", code=2)
+    assert {c["halt"] for c in plan["changes"]} == {None}, "what an apply of it would do"
+    assert [w["path"] for w in plan["warnings"]] == ["controller"]
+    assert check("output#/$defs/errors", said(stage, "apply", code=1))["errors"][0]["hint"]
+    assert check("output#/$defs/errors", said(stage, "pause", "nobody", code=1))["errors"]
+    with Client(Layout(stage.root)) as client:
+        assert check("control#/$defs/resume.answer", client.resume())["changed"] == ["controller"]
+        assert check("control#/$defs/pause.answer", client.pause(["server/more"]))["changed"] == ["server/more"]
+        assert check("control#/$defs/resume.answer", client.resume(["chat", "more"]))["paused"] == {}
+    stage.until_ready(20)
+    kill9(stage.controller)
+    assert check(hold, said(stage, "pause", "chat"))["changed"] == ["model/chat"]
+    assert list(shown(stage, "status")["paused"]) == ["model/chat"]
+    shown(stage, "why", "model/chat")
 
 
 def test_what_failed(stage: Stage) -> None:

@@ -14,7 +14,7 @@ import functools
 import itertools
 import json
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reconciler.core import planner
@@ -29,6 +29,7 @@ from reconciler.core.state import (
     HostFacts,
     Observation,
     Owned,
+    Suspension,
     Trouble,
     Unknown,
     World,
@@ -116,6 +117,8 @@ class Machine:
     looked: set[str] = field(default_factory=set)  # spec digests of models whose source was looked at
     pins: set[str] = field(default_factory=set)  # spec digests of models that were fetched once
     proved: dict[str, str] = field(default_factory=dict)  # spec digest of a model → token when it was verified
+    paused: set[Ref] = field(default_factory=set)
+    suspension: Suspension | None = None
     # what the checks remember
     announced: set[str] = field(default_factory=set)  # nonces retired by a plan that named the downtime
     hopeless: dict[Ref, str] = field(default_factory=dict)  # the spec that failed for good, until somebody asks anew
@@ -162,7 +165,8 @@ class Machine:
     def world(self, desired: Desired, purge: bool = False) -> World:
         refs = {*desired, *self.owned, *(row.ref for row in self.rows.values())}
         observed = {ref: self._observe(ref, desired) for ref in sorted(refs)}
-        return World(desired, observed, dict(self.owned), dict(self.troubles), self.host, self.now, purge)
+        world = World(desired, observed, dict(self.owned), dict(self.troubles), self.host, self.now, purge)
+        return replace(world, paused=frozenset(self.paused), suspension=self.suspension)
 
     def _observe(self, ref: Ref, desired: Desired) -> Observation:
         if ref in self.blind:
@@ -480,6 +484,7 @@ class Keeper:
 
     def __init__(self, machine: Machine, desired: Desired) -> None:
         self.machine, self.wanted = machine, desired
+        self.filed = desired  # what the files say: the same, but while suspended
         self.mode = "run"  # run | down | purge
         self.work: dict[Ref, Work] = {}
         self.ended: set[Ref] = set()
@@ -501,6 +506,37 @@ class Keeper:
         left = [ref for ref in self.machine.owned if self.mode == "purge" or ref.kind in ("server", "gateway")]
         return self.mode != "run" and not (self.work or left or self.machine.rows)
 
+    def save(self, desired: Desired) -> None:
+        """The files change; they are taken over unless that is suspended."""
+        self.filed = desired
+        if self.machine.suspension is None:
+            self.wanted = desired
+            self.machine.paused &= desired.keys()
+
+    def pause(self, ref: Ref) -> None:
+        self.machine.paused.add(ref)
+        self._stop_fetching({ref})
+
+    def suspend(self) -> None:
+        self.machine.suspension = Suspension(self.machine.now)
+        self._stop_fetching(set(self.work))
+
+    def apply_by_hand(self) -> None:
+        """A saved plan, while suspended."""
+        assert self.machine.suspension is not None
+        self.machine.suspension = replace(self.machine.suspension, asked=True)
+        self.wanted = self.filed
+        self.machine.paused &= self.filed.keys()
+
+    def resume(self) -> None:
+        self.machine.suspension = None
+        self.save(self.filed)
+
+    def _stop_fetching(self, refs: set[Ref]) -> None:
+        for ref in refs & self.work.keys():
+            if self.work[ref].action.phase is Phase.MATERIALISE:
+                self.cancel(ref)
+
     def apply(self) -> None:
         """What a person asks for with `reconcile apply`: what has failed is tried again at once."""
         self.machine.troubles.clear()
@@ -514,7 +550,7 @@ class Keeper:
             if work.action.phase <= Phase.ROUTE and (wanted is None or wanted.attempt != work.attempt):
                 self.cancel(ref)
         self.ended.clear()
-        world = machine.world(desired, self.mode == "purge")
+        world = replace(machine.world(desired, self.mode == "purge"), down=self.mode != "run")
         plan = planner.plan(world, RULES)
         meanwhile()
         for row in list(machine.rows.values()):
@@ -545,10 +581,24 @@ class Keeper:
             machine.wrongs.append(f"{change.ref} is started beside another one, and memory holds only one")
         if action.verb == "retire" and change.price.downtime:
             machine.announced.add(str(nonce))
+        self._judge_holds(change, action, world)
         running = machine.effects(change, action, desired)
         self.work[change.ref] = Work(change, action, attempt, desired, running)
         if action.verb == "retire":  # one write, done before anything else can happen
             self.finish(change.ref)
+
+    def _judge_holds(self, change: Change, action: Action, world: World) -> None:
+        """Nothing is begun that a person holds."""
+        machine, ref = self.machine, change.ref
+        if self.mode != "run":
+            return
+        if ref in machine.paused and ref in world.desired:
+            machine.wrongs.append(f"{ref} is paused, and {action.verb} is begun for it")
+        if machine.suspension is not None and not machine.suspension.asked:
+            declared, owned = world.desired.get(ref), world.owned.get(ref)
+            as_made = declared is not None and owned is not None and owned.digest == declared.digest
+            if ref.kind in ("engine", "model") or not (as_made or action.phase is Phase.ROUTE):
+                machine.wrongs.append(f"all is suspended, and {action.verb} is begun for {ref}")
 
     def _forgive(self, world: World) -> None:
         for ref, trouble in world.troubles.items():
@@ -628,7 +678,9 @@ class Keeper:
         """Killed between two effects; its successor recovers."""
         for work in self.work.values():
             work.running.close()
-        return Keeper(self.machine, self.wanted)
+        successor = Keeper(self.machine, self.wanted)
+        successor.filed = self.filed
+        return successor
 
 
 def turn_and_finish(keeper: Keeper) -> bool:

@@ -136,7 +136,26 @@ class Reconciling(RuleBasedStateMachine):
             planner.refuse_emptying(self.machine.plan(desired), self.machine.world(desired))
         except Refused:
             return
-        self.keeper.wanted = desired
+        self.keeper.save(desired)
+
+    @rule(data=st.data())
+    def pause(self, data: st.DataObject) -> None:
+        if refs := sorted(self.keeper.wanted):
+            self.keeper.pause(data.draw(st.sampled_from(refs)))
+
+    @precondition(lambda self: self.machine.paused)
+    @rule(data=st.data())
+    def resume_one(self, data: st.DataObject) -> None:
+        self.machine.paused.discard(data.draw(st.sampled_from(sorted(self.machine.paused))))
+
+    @rule()
+    def suspend(self) -> None:
+        self.keeper.suspend()
+
+    @precondition(lambda self: self.machine.suspension)
+    @rule(by_hand=st.booleans())
+    def resume_all(self, by_hand: bool) -> None:
+        (self.keeper.apply_by_hand if by_hand else self.keeper.resume)()
 
     # -- the controller ------------------------------------------------------------------------------------------
 
@@ -308,6 +327,8 @@ class Reconciling(RuleBasedStateMachine):
             assert not machine.rows
             assert self.keeper.mode == "down" or not machine.owned
             self.keeper = self.keeper.crash()
+        machine.paused.clear()
+        self.keeper.resume()
         self._settle()
         assert self.keeper.turn().empty, "the second plan is not empty"
         fresh = Keeper(Machine(host=machine.host), self.keeper.wanted)

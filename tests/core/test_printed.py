@@ -20,7 +20,18 @@ from reconciler.core import planner
 from reconciler.core.diagnostics import Where
 from reconciler.core.ids import Ref
 from reconciler.core.plan import SYMBOLS, Plan
-from reconciler.core.state import Absent, Declared, Denial, Drift, Found, HostFacts, Restored, Unknown, World
+from reconciler.core.state import (
+    Absent,
+    Declared,
+    Denial,
+    Drift,
+    Found,
+    HostFacts,
+    Restored,
+    Suspension,
+    Unknown,
+    World,
+)
 from reconciler.kinds.gateway.rules import GatewayState
 from reconciler.kinds.model.rules import ModelState
 from tests.core.simulation import GATEWAY, RULES, Machine, Row, desired_from
@@ -271,6 +282,14 @@ def drift_that_is_left_so() -> Plan:
     return machine.plan(desired)
 
 
+def a_paused_model() -> Plan:
+    return seeing(Machine(), ONE, paused=frozenset({MODEL}))
+
+
+def a_suspended_controller() -> Plan:
+    return seeing(built(), TWO, suspension=Suspension(1000.0))
+
+
 def a_tug_of_war() -> Plan:
     machine = built()
     machine.kill(SERVER)
@@ -315,6 +334,7 @@ PLANS: tuple[Callable[[], Plan], ...] = (
     a_gateway_that_has_moved, a_gateway_on_another_address, a_gateway_that_nothing_wants,
     settings_of_the_gateway, nothing, from_nothing, a_model_that_is_removed,
     everything_taken_down, everything_purged, everything_denied, drift_that_is_left_so, a_tug_of_war, only_a_target,
+    a_paused_model, a_suspended_controller,
     what_it_takes_of_the_memory, no_room_for_a_second_one, what_cannot_be_seen,
 )  # fmt: skip
 

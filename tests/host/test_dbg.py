@@ -68,10 +68,14 @@ async def attempt(fetch: Fetch, urls: list[str], path: Path, expected: str, canc
         done, _ = await asyncio.wait([task], timeout=6)
         if not done:
             import sys
+
             for t in asyncio.all_tasks():
                 f = t.get_stack()
-                print(t.get_coro(), file=sys.stderr); t.print_stack(file=sys.stderr)
-            import os; os._exit(3)
+                print(t.get_coro(), file=sys.stderr)
+                t.print_stack(file=sys.stderr)
+            import os
+
+            os._exit(3)
         return task.result()
     except (Fault, asyncio.CancelledError) as stopped:
         return stopped
@@ -88,7 +92,10 @@ async def attempt(fetch: Fetch, urls: list[str], path: Path, expected: str, canc
     mirrored=st.booleans(),
 )
 def test_the_bytes_are_right_or_there_is_a_fault(rounds: list[Any], known: bool, mirrored: bool) -> None:
-    import sys; print(rounds, known, mirrored, file=sys.stderr, flush=True)
+    import sys
+
+    print(rounds, known, mirrored, file=sys.stderr, flush=True)
+
     async def run() -> None:
         patience = Patience(stall=0.15, tries=3, pause=0.001, longest=0.05)
         fetch = Fetch(Files(Effects()), Effects(), patience=patience)

@@ -125,7 +125,9 @@ def targets(spec: GatewaySpec, world: World) -> dict[str, Target]:
         else:
             trouble = world.troubles.get(ref) or world.troubles.get(Ref("model", model.name))
             # The code only: a message may carry lines of a log, which are not for clients.
-            out[model.name] = Target(reason=f"it failed with {trouble.code}" if trouble else "it is not ready yet")
+            why = f"it failed with {trouble.code}" if trouble else "it is not ready yet"
+            halted = {ref, Ref("model", model.name)} & world.paused
+            out[model.name] = Target(reason="it is paused" if halted else why)
     return out
 
 

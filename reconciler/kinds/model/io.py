@@ -57,10 +57,10 @@ class ModelKind:
                 await _resolve(ref, spec, tools)
                 return
             case "fetch":
-                async with tools.downloads(spec.priority):
-                    await _fetch(ref, spec, tools)
+                async with tools.downloads(declared.priority):
+                    await _fetch(ref, spec, tools, declared.priority)
             case "renew":
-                await _renew(ref, spec, tools)
+                await _renew(ref, spec, tools, declared.priority)
             case "verify":
                 for piece in _pieces(spec, tools.ledger.pins().get(spec.pin)):
                     if not tools.blobs.holds(piece.sha256):
@@ -153,7 +153,7 @@ async def _resolve(ref: Ref, spec: ModelSpec, tools: Tools) -> Survey:
     return seen
 
 
-async def _renew(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
+async def _renew(ref: Ref, spec: ModelSpec, tools: Tools, priority: int) -> None:
     """See what the source is now, whatever was pinned; what is in use stays so until the new bytes are here."""
     anew = replace(spec, locked="", resolved="", size=0, pieces=(), shape="")
     pin = tools.ledger.pins().get(spec.pin, {})
@@ -164,8 +164,8 @@ async def _renew(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
     if pieces(seen.facts) and all(piece.sha256 for piece in pieces(seen.facts)):
         tools.ledger.pin(spec.pin, seen.facts)
         return
-    async with tools.downloads(spec.priority):
-        await _bring(ref, anew, seen, tools, spec.sha256)
+    async with tools.downloads(priority):
+        await _bring(ref, anew, seen, tools, spec.sha256, priority)
 
 
 async def surveyed(spec: ModelSpec, source: str, tools: Tools) -> Survey:
@@ -188,7 +188,7 @@ def _secret(reference: str, tools: Tools) -> str:
 # -- bringing bytes -------------------------------------------------------------------------------------------------
 
 
-async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
+async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools, priority: int) -> None:
     """Bring the bytes, judge them, and only then let them into the store."""
     pin = tools.ledger.pins().get(spec.pin, {})
     wanted = spec.sha256 or spec.locked or str(pin.get("sha256", ""))
@@ -199,7 +199,7 @@ async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
         seen = await _as_known(spec, source, known, tools)
     else:
         seen = await surveyed(spec, source, tools)
-    await _bring(ref, spec, seen, tools, wanted)
+    await _bring(ref, spec, seen, tools, wanted, priority)
 
 
 async def _as_known(spec: ModelSpec, source: str, known: tuple[Piece, ...], tools: Tools) -> Survey:
@@ -224,7 +224,7 @@ async def _as_known(spec: ModelSpec, source: str, known: tuple[Piece, ...], tool
     return Survey(remotes, listing.resolved, licence=listing.licence)
 
 
-async def _bring(ref: Ref, spec: ModelSpec, seen: Survey, tools: Tools, wanted: str) -> None:
+async def _bring(ref: Ref, spec: ModelSpec, seen: Survey, tools: Tools, wanted: str, priority: int) -> None:
     """Every file of what was chosen, one after the other; `wanted` is the sha256 of the first, if that is known."""
     tap, known = tap_for(spec, tools), _pieces(spec, tools.ledger.pins().get(spec.pin))
     total = sum(remote.size or 0 for _, remote in seen.remotes) or None
@@ -236,7 +236,7 @@ async def _bring(ref: Ref, spec: ModelSpec, seen: Survey, tools: Tools, wanted: 
 
     for i, (role, remote) in enumerate(seen.remotes):
         expected = wanted if i == 0 and wanted else _known(known, role, remote)
-        done.append(await _one(ref, spec, seen, i, expected, tap, tools, progress))
+        done.append(await _one(ref, spec, seen, i, expected, tap, tools, progress, priority))
     paths = [tools.layout.blob(b.sha256) for b in done]
     tools.ledger.pin(spec.pin, await in_bulk(facts_of, seen, spec, paths, done))
 
@@ -246,7 +246,15 @@ def _known(known: tuple[Piece, ...], role: str, remote: Remote) -> str:
 
 
 async def _one(
-    ref: Ref, spec: ModelSpec, seen: Survey, number: int, wanted: str, tap: Tap, tools: Tools, progress: Progress
+    ref: Ref,
+    spec: ModelSpec,
+    seen: Survey,
+    number: int,
+    wanted: str,
+    tap: Tap,
+    tools: Tools,
+    progress: Progress,
+    priority: int,
 ) -> Brought:
     """One file into the store, unless it is there; two models that want the same file wait for each other."""
     role, remote = seen.remotes[number]
@@ -258,7 +266,7 @@ async def _one(
         if wanted and (adopted := await _adopted(ref, wanted, remote, part, tools, progress)) is not None:
             return adopted
         source = source_for(spec.source)
-        brought = await source.bring(Request(remote, part, progress, spec.file, wanted, spec.priority), tap)
+        brought = await source.bring(Request(remote, part, progress, spec.file, wanted, priority), tap)
         if wanted and brought.sha256 != wanted:
             tools.fetch.discard(part)
             raise _mismatch(ref, spec, brought, wanted)
@@ -290,6 +298,7 @@ async def _adopted(
         else:
             if taken.sha256 == wanted:
                 await in_bulk(tools.blobs.take, own, wanted, taken.blocks)
+                link.drop(own, tools.effects)  # renaming a link onto its own inode leaves the name
                 how = {"link": "linked", "reflink": "shared", "copy": "copied"}[taken.how]
                 text = f"{how} from the cache of {found.tool} instead of fetched: {found.path}"
                 tools.ledger.event(str(ref), "Adopted", text)

@@ -239,7 +239,6 @@ class ModelSpec:
     load: Load = Load()
     hub: HubSpec = HubSpec()
     token: str = ""
-    priority: int = 0
 
     @classmethod
     def of(cls, known: Mapping[str, Any]) -> ModelSpec:
@@ -335,7 +334,7 @@ def resolve(
         tuple(sorted(section.options.items())),
     )
     where = HubSpec(hub.endpoint or "", hub.mirrors, hub.token or "") if hub is not None else HubSpec()
-    token, rank = section.token or "", section.priority
+    token = section.token or ""
     main = ModelSpec(
         section.source,
         section.file,
@@ -350,7 +349,6 @@ def resolve(
             replace(
                 spec,
                 hub=where if spec.source.startswith("hf:") else HubSpec(),
-                priority=rank,
                 token=token if suffix == "" else "",
             ),
             pins,
