@@ -23,8 +23,8 @@ from typing import Any
 
 from reconciler.controller import hands, recovery
 from reconciler.controller.binding import planned
-from reconciler.controller.scrub import scrub
 from reconciler.controller.hands import Hold
+from reconciler.controller.scrub import scrub
 from reconciler.controller.source import Ask, Source
 from reconciler.controller.turn import View, Wanted, look
 from reconciler.core import planner, status
