@@ -93,9 +93,12 @@ async def inspect(what: str, settings: Mapping[str, Any], path: Path) -> dict[st
     """
     from pydantic import ValidationError
 
+    from reconciler.gguf.quant import parse
     from reconciler.kinds.model.inspect import inspect as look_into
     from reconciler.kinds.model.spec import ModelSection, resolve
 
+    if settings.get("quant"):
+        settings = {**settings, "quant": parse(settings["quant"]) or settings["quant"]}
     local = Path(what).expanduser()
     source = f"file:{local.absolute()}" if local.exists() else what
     try:

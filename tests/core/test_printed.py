@@ -18,7 +18,7 @@ from syrupy.assertion import SnapshotAssertion
 from reconciler.cli.render import plan_lines
 from reconciler.core import planner
 from reconciler.core.diagnostics import Where
-from reconciler.core.ids import Ref
+from reconciler.core.ids import Ref, canonical
 from reconciler.core.plan import SYMBOLS, Plan
 from reconciler.core.state import (
     Absent,
@@ -32,8 +32,10 @@ from reconciler.core.state import (
     Unknown,
     World,
 )
+from reconciler.gguf.shape import Layer, Shape
 from reconciler.kinds.gateway.rules import GatewayState
 from reconciler.kinds.model.rules import ModelState
+from reconciler.kinds.server.rules import ServerState
 from tests.core.simulation import GATEWAY, RULES, Machine, Row, desired_from
 
 ONE = 'version: 1\nmodels:\n  chat: {source: "file:chat.gguf", context: 2k}\n'
@@ -41,6 +43,7 @@ TWO = ONE + '  embed: {source: "file:embed.gguf", task: embedding, aliases: [e]}
 LLAMA = ONE.replace("2k}", "2k, engine: llama}") + "engines:\n  llama: {type: llama.cpp, path: /opt/llama-server}\n"
 ENGINE, MODEL, SERVER = Ref("engine", "embedded"), Ref("model", "chat"), Ref("server", "chat")
 GIB = 1 << 30
+SMALL = HostFacts(memory_total=16 * GIB, memory_available=12 * GIB)
 
 
 def built(text: str = ONE) -> Machine:
@@ -282,6 +285,37 @@ def drift_that_is_left_so() -> Plan:
     return machine.plan(desired)
 
 
+def a_server_whose_key_is_lost() -> Plan:
+    machine = built()
+    (row,) = machine.servers[SERVER]
+    return seeing(machine, ONE, observed={SERVER: Found(ServerState((replace(row, keyed=False),)))})
+
+
+def a_model_that_its_source_tells_of() -> Plan:
+    """Seen by a plan that asked the source: nothing of it is written down."""
+    told = {"name": "chat-Q4_K_M.gguf", "size": 2_400_000_000, "total": 2_400_000_000, "quant": "Q4_K_M"}
+    seen = ModelState(ahead=canonical({**told, "shape": shape(2_400_000_000)}))
+    return seeing(Machine(), ONE, observed={MODEL: Found(seen)})
+
+
+def a_model_that_never_fits() -> Plan:
+    seen = ModelState(found=True, shape=canonical(shape(1 << 40)))
+    return seeing(Machine(), ONE, observed={MODEL: Found(seen)}, host=SMALL)
+
+
+def a_server_that_no_longer_fits() -> Plan:
+    machine = built()
+    machine.kill(SERVER)
+    seen = ModelState("a" * 64, 1 << 40, present=True, token="t", found=True, shape=canonical(shape(1 << 40)))
+    return seeing(machine, ONE, observed={MODEL: Found(seen)}, host=SMALL)
+
+
+def shape(size: int) -> dict[str, Any]:
+    """Of a model of so many bytes, as a lock has it."""
+    layers = (Layer(weights=size // 32, keys=1024, values=1024),) * 32
+    return Shape(architecture="llama", layers=layers, embedding=4096, heads=32, vocabulary=32_000).to_json()
+
+
 def a_paused_model() -> Plan:
     return seeing(Machine(), ONE, paused=frozenset({MODEL}))
 
@@ -334,7 +368,8 @@ PLANS: tuple[Callable[[], Plan], ...] = (
     a_gateway_that_has_moved, a_gateway_on_another_address, a_gateway_that_nothing_wants,
     settings_of_the_gateway, nothing, from_nothing, a_model_that_is_removed,
     everything_taken_down, everything_purged, everything_denied, drift_that_is_left_so, a_tug_of_war, only_a_target,
-    a_paused_model, a_suspended_controller,
+    a_paused_model, a_suspended_controller, a_server_whose_key_is_lost, a_model_that_its_source_tells_of,
+    a_model_that_never_fits, a_server_that_no_longer_fits,
     what_it_takes_of_the_memory, no_room_for_a_second_one, what_cannot_be_seen,
 )  # fmt: skip
 

@@ -15,6 +15,7 @@ from tests.support.processes import wait_until
 from tests.support.tiny_gguf import tiny_gguf
 
 REPO = "acme/tiny-GGUF"
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 Write = Callable[..., None]
 
 
@@ -130,6 +131,10 @@ def test_the_parts_of_a_split_model_and_its_projector_come_together(
     write(chat(repo="acme/split-GGUF", keys="quant: Q8_0"))
     stage.run("apply")
     assert said(stage) == "I was split."
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}}
+    seen = [{"role": "user", "content": [{"type": "text", "text": "what is this?"}, picture]}]
+    answer = stage.post("/v1/chat/completions", {"model": "chat", "messages": seen, "max_tokens": 4})
+    assert answer["choices"][0]["message"]["content"].startswith("I was")
     (pin,) = lock(stage)
     also = pin["also"]
     assert isinstance(also, list)
@@ -145,6 +150,21 @@ def test_the_parts_of_a_split_model_and_its_projector_come_together(
     stage.run("apply")
     assert sum((hub.cdn.sent - before).values()) <= victim.stat().st_size
     assert said(stage) == "I was split."
+
+
+def test_a_draft_model_guesses_ahead(stage: Stage, hub: Hub, write: Write, made: Callable[..., bytes]) -> None:
+    hub.add("acme/draft-GGUF", {"draft-Q4_0.gguf": made(quant="Q4_0", reply="I am Q8_0.")})
+    write(chat("quant: Q8_0, draft: 'hf:acme/draft-GGUF'"))
+    stage.run("apply")
+    answer = stage.ask("chat")
+    assert answer["choices"][0]["message"]["content"].strip() == "I am Q8_0."
+    assert answer["timings"]["draft_n"] > 0
+    assert stage.condition("model/chat+draft")["status"] == "True"
+    assert {pin.get("asked") for pin in lock(stage)} == {"Q8_0", "draft"}
+    write(chat("quant: Q8_0"))
+    stage.until_ready()
+    wait_until(lambda: "draft_n" not in stage.ask("chat")["timings"], 30, "the draft model stays")
+    assert "models.chat" in stage.run("history").stdout or stage.generation() == 2
 
 
 def test_a_name_that_the_tensors_contradict_is_refused_with_what_was_found(

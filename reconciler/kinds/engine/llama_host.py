@@ -22,6 +22,10 @@ def flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="llama_host", description=__doc__, allow_abbrev=False)
     parser.add_argument("--model", required=True)
     parser.add_argument("--alias", required=True)
+    parser.add_argument("--mmproj", help="a projector, so that the model sees or hears")
+    parser.add_argument("--model-draft", help="a small model that guesses ahead")
+    parser.add_argument("--lora", action="append", default=[], help="an adapter")
+    parser.add_argument("--lora-scaled", action="append", default=[], metavar="PATH:SCALE")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--ctx-size", type=int, default=4096)
@@ -78,6 +82,13 @@ def configure(params: object, given: argparse.Namespace, xllamacpp: object) -> N
             setattr(params, name, value)
 
     params.model.path = given.model  # type: ignore[attr-defined]
+    if given.mmproj:
+        params.mmproj.path = given.mmproj  # type: ignore[attr-defined]
+    if given.model_draft:
+        params.speculative.draft.mparams.path = given.model_draft  # type: ignore[attr-defined]
+        kind = xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE  # type: ignore[attr-defined]
+        params.speculative.types = [kind]  # type: ignore[attr-defined]
+    put("lora_adapters", [_adapter(xllamacpp, *one) for one in adapters(given)] or None)
     put("model_alias", {given.alias})
     put("hostnames", [given.host])
     put("port", given.port)
@@ -109,6 +120,18 @@ def configure(params: object, given: argparse.Namespace, xllamacpp: object) -> N
     for name, enum, value in enums:
         if value is not None:
             put(name, getattr(xllamacpp, enum)(value))
+
+
+def adapters(given: argparse.Namespace) -> list[tuple[str, float]]:
+    """(path, scale) of each adapter."""
+    scaled = (text.rpartition(":") for text in given.lora_scaled)
+    return [*((path, 1.0) for path in given.lora), *((path, float(scale)) for path, _, scale in scaled)]
+
+
+def _adapter(xllamacpp: object, path: str, scale: float) -> object:
+    info = xllamacpp.CommonAdapterLoraInfo()  # type: ignore[attr-defined]
+    info.path, info.scale = path, scale
+    return info
 
 
 if __name__ == "__main__":
