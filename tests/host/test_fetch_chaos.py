@@ -71,7 +71,7 @@ async def attempt(fetch: Fetch, urls: list[str], path: Path, expected: str, canc
         return stopped
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     rounds=st.lists(
         st.tuples(st.lists(faults, max_size=3), changes, st.one_of(st.none(), st.floats(0, 0.05))),
