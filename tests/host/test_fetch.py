@@ -73,7 +73,7 @@ async def test_a_file_that_is_already_there_is_not_fetched_again(fetch: Fetch, t
 async def test_after_a_cut_only_what_was_not_vouched_for_is_sent_again(fetch: Fetch, tmp_path: Path) -> None:
     with FileServer({"/m": BIG}) as server:
         kept = await cut_part(fetch, server, tmp_path / "p")
-        assert kept >= 5 << 20
+        assert kept >= 3 << 20
         before = server.sent["/m"]
         assert await fetch.get(server.url("/m"), tmp_path / "p", quiet, sha(BIG)) == whole(BIG)
         assert server.sent["/m"] - before == len(BIG) - kept
@@ -115,8 +115,8 @@ async def test_a_download_goes_on_where_a_killed_process_left_it(fetch: Fetch, t
 
 
 async def cut_part(fetch: Fetch, server: FileServer, part: Path) -> int:
-    """Fetch 5 MiB of each segment of the big file, and return how much of it counts."""
-    server.cut(after_bytes=5 << 20, times=None, path="/m")
+    """Fetch 1 MiB of each segment of the big file, and return how much of it counts."""
+    server.cut(after_bytes=1 << 20, times=None, path="/m")
     fault = await fails(fetch, server.url("/m"), part)
     assert (fault.code, fault.kind) == ("CUT_SHORT", FaultClass.TRANSIENT)
     server.clear("/m")
@@ -217,7 +217,7 @@ async def test_a_part_without_its_note_starts_again(fetch: Fetch, tmp_path: Path
         await cut_part(fetch, server, tmp_path / "p")
         (tmp_path / "p.json").unlink()
         assert await fetch.get(server.url("/m"), tmp_path / "p", quiet) == whole(BIG)
-        assert server.requests("/m")[-2].range == f"bytes=0-{SEGMENT - 1}"
+        assert f"bytes=0-{SEGMENT - 1}" in [request.range for request in server.requests("/m")[1:]]
 
 
 async def test_a_refused_range_throws_the_part_away_and_all_comes_again(fetch: Fetch, tmp_path: Path) -> None:
@@ -341,12 +341,12 @@ async def test_a_web_page_is_not_taken_for_a_file(fetch: Fetch, tmp_path: Path) 
 async def test_a_redirect_is_followed_and_a_part_goes_on_through_it(fetch: Fetch, tmp_path: Path) -> None:
     with FileServer({"/m": BIG, "/old": b""}) as server:
         server.redirect("/old", server.url(f"/m?signature={SECRET}", host="localhost"))
-        server.cut(after_bytes=5 << 20, times=None, path="/m")
+        server.cut(after_bytes=1 << 20, times=None, path="/m")
         await fails(fetch, server.url("/old"), tmp_path / "p")
         server.clear("/m")
         before, asked = server.sent["/m"], len(server.requests("/old"))
         assert (await fetch.get(server.url("/old"), tmp_path / "p", quiet)).sha256 == sha(BIG)
-        assert server.sent["/m"] - before <= 10 << 20
+        assert server.sent["/m"] - before <= 17 << 20
         assert len(server.requests("/old")) == asked + 1  # the others ask where it led
 
 

@@ -57,6 +57,7 @@ class Proxy:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends = [writer]
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             line, _, rest = head.partition(b"\r\n")
@@ -71,6 +72,7 @@ class Proxy:
                 writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
                 return
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+            ends.append(far_writer)
             if method == "CONNECT":
                 writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
             else:
@@ -84,9 +86,13 @@ class Proxy:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
-            with contextlib.suppress(ConnectionError):
-                await writer.drain()
-            writer.close()
+            for each in ends:
+                with contextlib.suppress(ConnectionError):
+                    await each.drain()
+                each.close()
+            for each in ends:
+                with contextlib.suppress(ConnectionError):
+                    await each.wait_closed()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

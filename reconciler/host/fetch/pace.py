@@ -49,7 +49,6 @@ class Pace:
                 except TimeoutError:
                     pass
                 self._earn()
-        await asyncio.sleep(0)  # so that whoever waits behind in a lane can queue up before this one does again
 
     def _earn(self) -> None:
         now = (self._clock or asyncio.get_running_loop().time)()
@@ -72,3 +71,4 @@ class Lane:
             return
         async with self._turn:
             await self._pace.take(length)
+        await asyncio.sleep(0)  # so that the next one in this lane stands in the queue before any other comes again

@@ -218,7 +218,7 @@ class Transfer:
                             await ended(flying)
                             flying = None
                         await self._sink.room(held)
-                        while not self._sink.near(at + held):
+                        while not self._sink.near(at):
                             await self._moved()
                         flying = self._sink.put(at, batch)
                         at, batch, held, since = at + held, [], 0, clock()
