@@ -1,8 +1,8 @@
 """How far the estimate of a server's memory is from what a real engine takes.
 
 Each model is served by the embedded engine, all of its slots are filled at the same time (models of more than half a
-gigabyte: with a batch each), and then its resident memory is read. Weights that the engine copied into
-an order of its own are counted once: the pages of the file that they came from are clean and never read again. Real
+gigabyte: with a batch each), and then its resident memory is read. Weights that the engine copied into an order of its
+own are counted once: the pages of the file that they came from are clean and never read again. Real
 models are taken from a package index; where there is none, only the hollow ones are measured. Checkpoints of slots and
 the cache of prompts are turned off: they are limits that fill with time.
 """
