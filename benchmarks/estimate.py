@@ -1,9 +1,10 @@
 """How far the estimate of a server's memory is from what a real engine takes.
 
 Each model is served by the embedded engine, all of its slots are filled at the same time (models of more than half a
-gigabyte: with a batch each), and then its resident memory is read. Weights that the engine copied into
-an order of its own are counted once: the pages of the file that they came from are clean and never read again. Real
-models are taken from a package index; where there is none, only the hollow ones are measured.
+gigabyte: with a batch each), and then its resident memory is read. Weights that the engine copied into an order of its
+own are counted once: the pages of the file that they came from are clean and never read again. Real
+models are taken from a package index; where there is none, only the hollow ones are measured. Checkpoints of slots and
+the cache of prompts are turned off: they are limits that fill with time.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ configure = host.configure
 def louder(params, given, xllamacpp):
     configure(params, given, xllamacpp)
     params.verbosity = 4
+    params.n_ctx_checkpoints = 0
 host.configure = louder
 sys.exit(host.main())
 """
@@ -90,7 +92,7 @@ def run(quick: bool) -> str:
     with tempfile.TemporaryDirectory() as folder:
         for case in cases(Path(folder), quick):
             shape = shape_of([parse(case.model.read_bytes())]) if case.model.stat().st_size < 64 * MIB else _shape(case)
-            need, real = estimate(shape, case.use), measured(case, shape)
+            need, real = estimate(shape, replace(case.use, checkpoints=0)), measured(case, shape)
             error = need.total / real.resident - 1
             errors.append(abs(error))
             rows.append(_row(case, need, real, error))
@@ -115,7 +117,7 @@ def cases(folder: Path, quick: bool) -> Iterator[Case]:
 def measured(case: Case, shape: Shape) -> Real:
     """Serve it, fill its slots, read its memory."""
     with _served(case) as (process, port, log):
-        many = case.use.ubatch + 32 if shape.weights > LARGE else case.use.context - 16
+        many = case.use.ubatch if shape.weights > LARGE else case.use.context - 16
         many = min(many, case.use.context - 16)
         with ThreadPoolExecutor(case.use.parallel) as pool:
             list(pool.map(lambda slot: _ask(port, case, slot, many), range(case.use.parallel)))
@@ -138,7 +140,7 @@ def _served(case: Case) -> Iterator[tuple[subprocess.Popen[bytes], int, Path]]:
     flags = ["--model", str(case.model), "--alias", "m", "--port", str(port), "--cache-ram", "0"]
     flags += ["--ctx-size", str(use.context * use.parallel), "--parallel", str(use.parallel)]
     flags += ["--cache-type-k", use.cache_k, "--cache-type-v", use.cache_v, "--flash-attn", use.flash_attn]
-    flags += ["--ubatch-size", str(use.ubatch)]
+    flags += ["--ubatch-size", str(use.ubatch), "--threads", "1"]  # two that wait for each other by spinning are slow
     flags += ["--embeddings"] if case.task == "embedding" else []
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"

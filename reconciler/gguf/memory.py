@@ -41,8 +41,9 @@ class Use:
     """How a model is served. `context` is what one request may use; 0 is what the model was trained for.
 
     `gpu_layers` is None where it is to be chosen. `unified` says that the slots share one cache of context × parallel.
-    `checkpoints` is the most that are kept of a slot, `prompt_cache` the bytes for prompts that no slot holds any more:
-    the engine fills them as it goes, so they are a limit and not a need at the start.
+    `embeddings` is for tasks that want vectors, embedding and rerank. `checkpoints` is the most that are kept of a
+    slot, `prompt_cache` the bytes for prompts that no slot holds any more: the engine fills them as it goes, so they
+    are a limit and not a need at the start.
     """
 
     context: int = 4096
@@ -55,6 +56,7 @@ class Use:
     ubatch: int = 512
     swa_full: bool = False
     unified: bool = False
+    embeddings: bool = False
     mmproj: Shape | None = None
     draft: Shape | None = None
     lora: int = 0
@@ -234,10 +236,13 @@ def _buffers(shape: Shape, use: Use, cells: Cells) -> tuple[int, int]:
     masked = any(layer.keys and not layer.window for layer in shape.layers) or not shape.cached
     windowed = any(layer.window for layer in shape.layers)
     mask = (long * masked + cells.window * windowed) * tokens * (2 if flash else 4)
-    logits = (shape.vocabulary + shape.embedding) * 4 * use.parallel
+    # Where vectors are asked for, each token of a batch is an output, with room for logits that nobody reads
+    # (`output_reserve`); otherwise the last token of each slot, there and once more while it is computed.
+    outputs = tokens if use.embeddings or not shape.cached else 2 * use.parallel
+    logits = (shape.vocabulary + shape.embedding) * 4 * outputs
     converted = max(shape.wide, shape.queries, shape.embedding, shape.inner) * tokens * 2
     inputs = shape.embedding * 4 * tokens + mask + logits
-    return rows * 4 * tokens + mask + 2 * logits + converted, inputs
+    return rows * 4 * tokens + mask + logits + converted, inputs
 
 
 def _projector(shape: Shape) -> int:

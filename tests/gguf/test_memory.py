@@ -146,6 +146,11 @@ def test_embedding_models_need_buffers_for_a_batch_only() -> None:
     assert estimate(BERT, Use(512)).buffers == estimate(BERT, Use(8192)).buffers > 0
 
 
+def test_where_vectors_are_asked_for_every_token_is_an_output() -> None:
+    text, vectors = (estimate(LLAMA, Use(4096, 2, embeddings=asked)).buffers for asked in (False, True))
+    assert vectors - text == (512 - 2 * 2) * (128_256 + 4096) * 4
+
+
 # --- machines -------------------------------------------------------------------------------------------------------
 
 
