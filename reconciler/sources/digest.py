@@ -13,8 +13,8 @@ class Digest:
 
     def __init__(self) -> None:
         self.size = 0
-        self._sha256, self._done, self._crc = hashlib.sha256(), [], 0
-        self._done: list[str]
+        self._sha256, self._crc = hashlib.sha256(), 0
+        self._done: list[str] = []
 
     def update(self, piece: bytes) -> None:
         self._sha256.update(piece)

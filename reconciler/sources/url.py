@@ -56,13 +56,7 @@ def _first(failed: BaseExceptionGroup[BaseException], parts: int) -> BaseExcepti
 async def bring(request: Request, tap: Tap) -> Brought:
     """Bring the file, which must have the sha256 that is asked for, or the one that its source names."""
     remote = request.remote
-    if request.sha256 and remote.sha256 not in ("", request.sha256):
-        raise Fault(
-            "CHECKSUM_MISMATCH",
-            f"{remote.name} has sha256 {remote.sha256} by its source's own word, but {request.sha256} was asked for",
-            hint="check the sha256 in the manifest; if it is right, the file at the source is not the one you mean",
-            kind=FaultClass.PERMANENT,
-        )
+    refuse_contradiction(request)
     got = await tap.fetch.get(
         remote.urls,
         request.part,
@@ -73,6 +67,18 @@ async def bring(request: Request, tap: Tap) -> Brought:
         priority=request.priority,
     )
     return Brought(got.sha256, got.size, remote.name, got.blocks)
+
+
+def refuse_contradiction(request: Request) -> None:
+    """Raise Fault where the source itself says that the file has another sha256 than is asked for."""
+    remote = request.remote
+    if request.sha256 and remote.sha256 not in ("", request.sha256):
+        raise Fault(
+            "CHECKSUM_MISMATCH",
+            f"{remote.name} has sha256 {remote.sha256} by its source's own word, but {request.sha256} was asked for",
+            hint="check the sha256 in the manifest; if it is right, the file at the source is not the one you mean",
+            kind=FaultClass.PERMANENT,
+        )
 
 
 async def peek(remote: Remote, start: int, length: int, tap: Tap) -> bytes:

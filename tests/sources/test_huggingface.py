@@ -167,9 +167,15 @@ def test_the_environment_of_children_is_left_alone_and_the_client_loaded_late() 
 
 @pytest.mark.parametrize(
     ("card", "licence"),
-    [({"license": "mit"}, "mit"), ({"license": "other", "license_name": "acme-1"}, "acme-1"), ({"license": ["a", "b"]}, "a, b"),
-     ({"license": "a\x1b[0m" + "b" * 500}, None), (None, "apache-2.0"), ("nonsense", "apache-2.0")],
-)  # fmt: skip
+    [
+        ({"license": "mit"}, "mit"),
+        ({"license": "other", "license_name": "acme-1"}, "acme-1"),
+        ({"license": ["a", "b"]}, "a, b"),
+        ({"license": "a\x1b[0m" + "b" * 500}, None),
+        (None, "apache-2.0"),
+        ("nonsense", "apache-2.0"),
+    ],
+)
 async def test_the_licence_is_that_of_the_card_or_of_the_tags(
     at: At, hub: Hub, monkeypatch: pytest.MonkeyPatch, card: Any, licence: str | None
 ) -> None:

@@ -4,6 +4,8 @@ Promises: PEP 503 pages and their PEP 691 JSON form, links with sha256, and each
 127.0.0.1 needs no --trusted-host. The faults and counters of the file server apply, as in
 `index.server.cut(1000, path=index.path(wheel))`.
 
+`index.protect("user", "password")` makes it one that wants credentials.
+
     wheel = build_wheel(tmp_path, "tiny-model", "1.0", {"tiny_model/m.gguf": data})
     with Index([wheel]) as index:
         run("pip", "download", "--index-url", index.simple_url, "tiny-model")
@@ -23,7 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
+from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from tests.support.fileserver import File, FileServer
@@ -41,15 +45,18 @@ def build_wheel(
     tag: str = "py3-none-any",
     requires: Sequence[str] = (),
     requires_python: str | None = None,
+    deflated: bool = False,
+    licence: str = "",
 ) -> Path:
     """Write a valid wheel with `files` (path in site-packages → content), METADATA, WHEEL and RECORD.
 
-    The same arguments give the same bytes. Contents are stored, not deflated, so the wheel is a little larger than
-    they are together.
+    The same arguments give the same bytes. Contents are stored unless they are to be deflated, so the wheel is a
+    little larger than they are together.
     """
     stem = f"{re.sub(r'[-_.]+', '_', name).lower()}-{version}"
     metadata = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"]
     metadata += [f"Requires-Python: {requires_python}\n"] if requires_python else []
+    metadata += [f"License-Expression: {licence}\n"] if licence else []
     metadata += [f"Requires-Dist: {requirement}\n" for requirement in requires]
     contents = dict(files)
     contents[f"{stem}.dist-info/METADATA"] = "".join(metadata).encode()
@@ -64,6 +71,7 @@ def build_wheel(
         for path, content in contents.items():
             entry = zipfile.ZipInfo(path, (1980, 1, 1, 0, 0, 0))
             entry.external_attr = 0o100644 << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED
             archive.writestr(entry, content)
     return wheel
 
@@ -81,7 +89,7 @@ class Index:
     """Serves wheels; `with` starts and stops the server. `add` works while it runs."""
 
     def __init__(self, wheels: Sequence[Path] = ()) -> None:
-        self.server: FileServer = _NegotiatingServer()
+        self.server = _NegotiatingServer()
         self._projects: dict[str, list[_Release]] = {}
         self._publish()
         for wheel in wheels:
@@ -98,6 +106,11 @@ class Index:
     def simple_url(self) -> str:
         """For --index-url."""
         return self.server.url("/simple")
+
+    def protect(self, user: str, password: str) -> str:
+        """Let nobody in without these from now on; returns the address for --index-url with them in it."""
+        self.server.wanted = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        return self.simple_url.replace("://", f"://{quote(user, safe='')}:{quote(password, safe='')}@")
 
     def path(self, wheel: Path) -> str:
         """The wheel's path on the server, for faults and `server.sent`; its metadata is at this + ".metadata"."""
@@ -177,9 +190,15 @@ class _Release:
 
 
 class _NegotiatingServer(FileServer):
-    """Gives a page's JSON form to clients that name it in Accept."""
+    """Gives a page's JSON form to clients that name it in Accept, and may want to know who asks."""
 
     JSON_NAME = "index.json"
+    wanted = ""  # the Authorization without which there is nothing but 401
+
+    def respond(self, request: web.Request) -> web.Response | File | None:
+        if self.wanted and request.headers.get("Authorization") != self.wanted:
+            return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="index"'}, text="who is it?\n")
+        return super().respond(request)
 
     def find(self, path: str, headers: CIMultiDictProxy[str]) -> File | None:
         if path.endswith("/") and JSON in headers.get("Accept", ""):
