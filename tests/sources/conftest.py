@@ -34,9 +34,9 @@ class Desk:
     def request(self, remote: Remote, pattern: str = "", sha256: str = "") -> Request:
         return Request(remote, self.part, lambda done, total: self.seen.append((done, total)), pattern, sha256)
 
-    async def bring(self, source: str, pattern: str = "", sha256: str = "") -> Brought:
-        """Find, choose the one file that the pattern fits, and bring it."""
-        listing = await self.find(source)
+    async def bring(self, source: str, pattern: str = "", sha256: str = "", listing: Listing | None = None) -> Brought:
+        """Find (unless that was done), choose the one file that the pattern fits, and bring it."""
+        listing = listing or await self.find(source)
         files = [f for f in listing.files if listing.opaque or fnmatch.fnmatchcase(f.name, pattern or "*")]
         (remote,) = files
         return await source_for(source).bring(self.request(remote, pattern, sha256), self.tap)

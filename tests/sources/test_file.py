@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.diagnostics import Fault, FaultClass
+from reconciler.host.bulk import in_bulk
 from reconciler.host.effects import Denied
 from reconciler.host.files import Files
 from reconciler.sources import file, huggingface, pypi, source_for, url
@@ -165,3 +167,24 @@ async def test_a_missing_part_of_a_split_model_is_named(desk: Desk, tmp_path: Pa
 def test_the_scheme_says_which_source_it_is() -> None:
     found = [source_for(text) for text in ("pypi:a", "file:a", "https://h/a", "http://localhost/a", "hf:a/b")]
     assert found == [pypi, file, url, url, huggingface]
+
+
+async def test_a_copy_that_is_cancelled_stops_writing(desk: Desk, tmp_path: Path) -> None:
+    """The copy is held after its first piece until the one who waits for it has given up."""
+    (tmp_path / "m.gguf").write_bytes(bytes(4 << 20))
+    (remote,) = (await desk.find("file:m.gguf")).files
+    loop, given_up, done_with = asyncio.get_running_loop(), threading.Event(), threading.Event()
+
+    def hold(done: int, total: int | None) -> None:
+        loop.call_soon_threadsafe(task.cancel)
+        given_up.wait(30)
+        done_with.set()
+
+    task = asyncio.create_task(file.bring(replace(desk.request(remote), progress=hold), desk.tap))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    given_up.set()
+    assert done_with.wait(30)
+    await in_bulk(lambda: None)
+    await in_bulk(lambda: None)
+    assert desk.part.stat().st_size <= 1 << 20

