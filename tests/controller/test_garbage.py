@@ -92,6 +92,20 @@ async def test_a_disk_that_fails_half_way(garbage: Garbage, tools: Tools, effect
     assert tools.blobs.digests() == []
 
 
+async def test_a_full_disk_is_freed_though_nothing_can_be_noted(
+    garbage: Garbage, tools: Tools, effects: Breakable
+) -> None:
+    digest = put(tools, b"1")
+    survey = garbage.survey(Ask(), {})
+    effects.broken["artifact-forget ledger"] = 28
+    with pytest.raises(Fault, match="no room"):
+        await garbage.clear(survey, {})
+    assert tools.blobs.digests() == []
+    assert list(tools.layout.partial.iterdir()) == []
+    effects.broken.clear()
+    assert not tools.blobs.holds(digest)
+
+
 async def test_what_an_earlier_removal_left_goes(garbage: Garbage, tools: Tools) -> None:
     left = tools.layout.partial / "gone-1"
     (left / "inside").mkdir(parents=True)
@@ -118,7 +132,7 @@ def test_parts_stay_with_who_may_go_on_with_them(garbage: Garbage, tools: Tools)
     here = wants(put(tools, b"here"))
     assert gone(garbage.survey(Ask(), here)) == names
     assert gone(garbage.survey(Ask(), here, working=[CHAT])) == other
-    os.rename(tools.layout.partial / mine, tools.layout.partial / f"{mine}-2")
+    (tools.layout.partial / mine).rename(tools.layout.partial / f"{mine}-2")
     assert gone(garbage.survey(Ask(), here, working=[CHAT])) == other
     names = {*names - {mine}, f"{mine}-2"}
     with (tools.layout.partial / "other").open("rb"):
