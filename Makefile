@@ -19,6 +19,8 @@ test-fast: $(VENV)/.tests
 # Generated histories and manifests in large numbers, half an hour or so; the counts stand at the end.
 nightly: $(VENV)/.tests
 	RECONCILER_NIGHTLY=1 nice -n 10 $(BIN)/python -m pytest -n 2 tests/core/test_machine.py tests/manifest/test_fuzz.py
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[nightly]'
+	nice -n 10 $(BIN)/python -m tests.gguf.fuzz_header --runs 2000000
 
 check: lint test
 

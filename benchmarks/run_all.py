@@ -14,7 +14,18 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import cold_start, edit_to_route, estimate, gateway, memory, noop_apply, proxies, scale
+from benchmarks import (
+    cold_start,
+    downloads,
+    edit_to_route,
+    estimate,
+    gateway,
+    header,
+    memory,
+    noop_apply,
+    proxies,
+    scale,
+)
 from benchmarks.measure import CHECKOUT
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -25,6 +36,8 @@ SECTIONS: dict[str, Callable[[bool], str]] = {
     "From a saved edit to the route": edit_to_route.run,
     "The gateway beside nginx": gateway.run,
     "Standing by": memory.run,
+    "Downloads beside other tools": downloads.run,
+    "Reading a header": header.run,
     "Memory of a server, as estimated": estimate.run,
 }
 

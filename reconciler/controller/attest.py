@@ -85,6 +85,7 @@ def _file(one: Check, now: float) -> dict[str, Any]:
     piece = one.piece
     return {
         "name": piece.name,
+        "role": piece.role,
         "sha256": piece.digest,
         "size": one.size or piece.size,
         "checked": int(now if one.proof is not None and one.state == "good" else one.checked),

@@ -33,7 +33,7 @@ from reconciler.store.generations import Generations
 if TYPE_CHECKING:
     from reconciler.controller.daemon import Controller
 
-VIEWS = ("models", "views")  # folders of links by name, where a release makes them
+VIEWS = ("models", "views", "artifacts/views")  # folders of links by name, where a release makes them
 DAY = 86_400.0
 
 
@@ -132,10 +132,11 @@ class Garbage:
             for n in forgotten
         ]
         stay: list[Item] = []
+        awaited = self._awaited(desired) | {ref for ref in working if ref in desired}
         for item in (
-            *self._blobs(needs, used),
+            *self._blobs(ask, needs, awaited, used),
             *self._engines(needs, used),
-            *self._parts(ask, desired, working, used),
+            *self._parts(ask, desired, awaited, used),
             *self._quarantine(ask, used),
         ):
             (stay if item.uses or item.why else go).append(item)
@@ -209,14 +210,20 @@ class Garbage:
                 out[digest] = out.get(digest, 0) + 1
         return out
 
-    def _blobs(self, needs: Needs, used: Mapping[Path, frozenset[int]]) -> list[Item]:
+    def _blobs(
+        self, ask: Ask, needs: Needs, awaited: Collection[Ref], used: Mapping[Path, frozenset[int]]
+    ) -> list[Item]:
+        """Files of the store. One that came lately may be of a model whose other files are still to come."""
         out = []
+        came = {a.digest: a.verified for a in self._tools.ledger.artifacts()}
         for digest in self._tools.blobs.digests():
             path = self._tools.layout.blob(digest)
             uses = needs.digests.get(digest, Uses())
             pids = tuple(sorted(used.get(path, ())))
             uses = Uses(uses.resources, uses.generations, uses.pins, pids)
-            out.append(Item("blob", path, _size(path), str(uses), uses))
+            young = time.time() - came.get(digest, 0.0) < ask.older
+            why = str(uses) or (f"{_listed(awaited)} may need it" if awaited and young else "")
+            out.append(Item("blob", path, _freed(path), why, uses))
         return out
 
     def _engines(self, needs: Needs, used: Mapping[Path, frozenset[int]]) -> list[Item]:
@@ -233,14 +240,13 @@ class Garbage:
         self,
         ask: Ask,
         desired: Mapping[Ref, Declared],
-        working: Collection[Ref],
+        awaited: Collection[Ref],
         used: Mapping[Path, frozenset[int]],
     ) -> list[Item]:
         """Parts of downloads, with what lies beside each: they stay as long as somebody may go on with them."""
         groups: dict[str, list[Path]] = {}
         for path in sorted(self._tools.layout.partial.glob("*")):
             groups.setdefault(path.name.partition(".")[0], []).append(path)
-        awaited = self._awaited(desired) | {ref for ref in working if ref in desired}
         names = {_part_name(desired[ref]) for ref in awaited}
         out = []
         for name, paths in groups.items():
@@ -248,7 +254,7 @@ class Garbage:
             young = time.time() - max(_touched(path) for path in paths) < ask.older
             if pids:
                 why = f"being fetched by pid {', '.join(map(str, pids))}"
-            elif name in names or (awaited and young):
+            elif any(name.startswith(mine) for mine in names) or (awaited and young):
                 why = f"{_listed(awaited)} may go on with it"
             else:
                 why = ""
@@ -274,11 +280,13 @@ class Garbage:
         return out
 
     def _views(self, going: set[Path]) -> list[Item]:
-        """Links by name that lead nowhere, or will."""
+        """Links by name that lead nowhere, or will; a folder of them goes as a whole."""
         out = []
+        gone = {path.resolve() for path in going}
         for folder in VIEWS:
-            for path in sorted((self._tools.layout.root / folder).rglob("*")):
-                if path.is_symlink() and (not path.exists() or path.resolve() in {p.resolve() for p in going}):
+            for path in sorted((self._tools.layout.root / folder).glob("*")):
+                links = [p for p in (path, *path.rglob("*")) if p.is_symlink()]
+                if any(not link.exists() or link.resolve() in gone for link in links):
                     out.append(Item("view", path, 0, "it leads nowhere"))
         return out
 
@@ -388,6 +396,14 @@ def _touched(path: Path) -> float:
 
 def _there(path: Path) -> bool:
     return path.is_symlink() or path.exists()
+
+
+def _freed(path: Path) -> int:
+    """Bytes that removing a file frees: none where another tool has a name for it, too."""
+    try:
+        return _size(path) if path.lstat().st_nlink == 1 else 0
+    except OSError:
+        return 0
 
 
 def _size(path: Path) -> int:

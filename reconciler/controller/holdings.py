@@ -33,7 +33,7 @@ Pins = Mapping[str, Mapping[str, Any]]
 class Piece:
     """One file of a resource. `digest` is its sha256, empty before it was ever fetched; `size` in bytes, 0 if unknown.
 
-    `source` is what the manifest says, `resolved` its immutable form.
+    `source` is what the manifest says, `resolved` its immutable form; `role` what the file is for, where that is said.
     """
 
     digest: str
@@ -43,6 +43,7 @@ class Piece:
     resolved: str = ""
     licence: str = ""
     quant: str = ""
+    role: str = ""
 
 
 def pieces(spec: Mapping[str, Any], pins: Pins, generous: bool = False) -> tuple[Piece, ...]:
@@ -61,18 +62,28 @@ def pieces(spec: Mapping[str, Any], pins: Pins, generous: bool = False) -> tuple
             out.setdefault(piece.digest, piece)
     for digest, inner in said.items():
         name, size = str(inner.get("name", "")), int(inner.get("size") or 0)
-        out.setdefault(digest, Piece(digest, name, size, str(spec.get("source", ""))))
+        role = str(inner.get("role", ""))
+        out.setdefault(digest, Piece(digest, name, size, str(spec.get("source", "")), role=role))
     if not out:
         return (Piece("", source=str(spec.get("source", ""))),)
     return tuple(sorted(out.values(), key=lambda p: (p.name, p.digest)))
 
 
 def _belongs(key: str, spec: Mapping[str, Any]) -> bool:
+<<<<<<< HEAD
     """Whether a pin is of a source that the spec names, and of the file that it asks for."""
     source, file, platform, asked = (*json.loads(key), "", "", "")[:4]
     meant = spec.get("quant", "") if spec.get("role", "model") == "model" else spec["role"]
     texts = {value for value in _leaves(spec) if isinstance(value, str)}
     return source in texts and file == spec.get("file", "") and platform == spec.get("platform", "") and asked == meant
+=======
+    """Whether a pin is of a source that the spec names, and of what of it the spec means: file, platform, sort."""
+    source, file, platform, asked = (*json.loads(key), "", "", "")[:4]
+    texts = {value for value in _leaves(spec) if isinstance(value, str)}
+    role = str(spec.get("role", MODEL))
+    meant = (spec.get("file", ""), spec.get("platform", ""), spec.get("quant", "") if role == MODEL else role)
+    return source in texts and (file, platform, asked) == meant
+>>>>>>> wt-store
 
 
 def _said(spec: Any) -> dict[str, Mapping[str, Any]]:
@@ -89,9 +100,9 @@ def _of_pin(facts: Mapping[str, Any], source: str, whole: Mapping[str, Any]) -> 
     for inner in _mappings(facts):
         digest = inner.get("sha256")
         if isinstance(digest, str) and _SHA256.fullmatch(digest):
-            about = {key: inner.get(key) or whole.get(key) or "" for key in ("resolved", "licence", "quant")}
-            size = inner.get("size")
-            yield Piece(digest, str(inner.get("name", "")), size if type(size) is int else 0, source, **about)
+            about = {key: str(inner.get(key) or whole.get(key) or "") for key in ("resolved", "licence", "quant")}
+            name, size, role = str(inner.get("name", "")), inner.get("size"), str(inner.get("role", ""))
+            yield Piece(digest, name, size if type(size) is int else 0, source, role=role, **about)
 
 
 def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:

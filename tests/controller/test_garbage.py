@@ -13,7 +13,7 @@ import pytest
 from reconciler.controller.garbage import DAY, Ask, Garbage, Survey, Uses
 from reconciler.controller.holdings import pieces
 from reconciler.core.diagnostics import Fault, Refused
-from reconciler.core.ids import Ref, pin_key
+from reconciler.core.ids import Ref, canonical, pin_key
 from reconciler.core.state import Declared
 from reconciler.host.usage import users
 from reconciler.kinds.base import Tools
@@ -92,6 +92,20 @@ async def test_a_disk_that_fails_half_way(garbage: Garbage, tools: Tools, effect
     assert tools.blobs.digests() == []
 
 
+async def test_a_full_disk_is_freed_though_nothing_can_be_noted(
+    garbage: Garbage, tools: Tools, effects: Breakable
+) -> None:
+    digest = put(tools, b"1")
+    survey = garbage.survey(Ask(), {})
+    effects.broken["artifact-forget ledger"] = 28
+    with pytest.raises(Fault, match="no room"):
+        await garbage.clear(survey, {})
+    assert tools.blobs.digests() == []
+    assert list(tools.layout.partial.iterdir()) == []
+    effects.broken.clear()
+    assert not tools.blobs.holds(digest)
+
+
 async def test_what_an_earlier_removal_left_goes(garbage: Garbage, tools: Tools) -> None:
     left = tools.layout.partial / "gone-1"
     (left / "inside").mkdir(parents=True)
@@ -118,6 +132,9 @@ def test_parts_stay_with_who_may_go_on_with_them(garbage: Garbage, tools: Tools)
     here = wants(put(tools, b"here"))
     assert gone(garbage.survey(Ask(), here)) == names
     assert gone(garbage.survey(Ask(), here, working=[CHAT])) == other
+    (tools.layout.partial / mine).rename(tools.layout.partial / f"{mine}-2")
+    assert gone(garbage.survey(Ask(), here, working=[CHAT])) == other
+    names = {*names - {mine}, f"{mine}-2"}
     with (tools.layout.partial / "other").open("rb"):
         assert gone(garbage.survey(Ask(), here)) == names - other
 
@@ -146,6 +163,35 @@ def test_engines_that_nothing_uses(garbage: Garbage, tools: Tools) -> None:
         user.kill()
     assert gone(survey) == {"embedded-0.9-cp311"}
     assert survey.size == 5
+
+
+def test_files_of_a_model_that_is_still_coming_stay(garbage: Garbage, tools: Tools) -> None:
+    """Its first parts are in the store before its last ones, and no pin names them yet."""
+    first = put(tools, b"the first part")
+    assert gone(garbage.survey(Ask(), wants(B))) == set()
+    assert gone(garbage.survey(Ask(older=0), wants(B))) == {first}
+    here = wants(put(tools, b"here"))
+    assert gone(garbage.survey(Ask(), here, working=[CHAT])) == set()
+    assert gone(garbage.survey(Ask(), here)) == {first}
+
+
+async def test_views_go_with_what_they_lead_to(garbage: Garbage, tools: Tools) -> None:
+    one, two = put(tools, b"1"), put(tools, b"22")
+    for name, digests in (("stays", [one]), ("goes", [one, two])):
+        (tools.layout.root / "views" / name).mkdir(parents=True)
+        for digest in digests:
+            (tools.layout.root / "views" / name / digest[:5]).symlink_to(tools.layout.blob(digest))
+    survey = garbage.survey(Ask(), wants(one))
+    assert gone(survey) == {two, "goes"}
+    await garbage.clear(survey, wants(one))
+    assert [p.name for p in (tools.layout.root / "views").iterdir()] == ["stays"]
+    assert tools.blobs.digests() == [one]
+
+
+def test_what_another_tool_has_too_frees_nothing(garbage: Garbage, tools: Tools) -> None:
+    one = put(tools, b"1")
+    (tools.layout.root / "theirs").hardlink_to(tools.layout.blob(one))
+    assert garbage.survey(Ask(), {}).size == 0
 
 
 def test_without_a_ledger_nothing_is_garbage(tmp_path: Path, garbage: Garbage, tools: Tools) -> None:
@@ -187,10 +233,14 @@ def test_the_files_of_a_model() -> None:
     locked = {**spec, "locked": C}
     assert [p.digest for p in pieces(locked, {pin_key(SOURCE): pin})] == [C]
     assert {p.digest for p in pieces(locked, {pin_key(SOURCE): pin}, generous=True)} == {B, C}
-    shards = {**pin, "files": [{"name": "x-2.gguf", "sha256": C, "size": 7}]}
+    shards = {**pin, "also": [{"name": "x-2.gguf", "sha256": C, "size": 7}]}
     assert [(p.name, p.digest, p.licence) for p in pieces(spec, {pin_key(SOURCE): shards})] == [
         ("x-2.gguf", C, "mit"),
         ("x.gguf", B, "mit"),
     ]
+    asked = {**spec, "quant": "Q4_K_M", "role": "model", "pieces": [{"role": "model", "name": "a", "sha256": B}]}
+    assert [(p.digest, p.name) for p in pieces(asked, {})] == [(B, "a")]
+    by_quant = {canonical([SOURCE, "", "", "Q4_K_M"]): {**pin, "sha256": B}, pin_key(SOURCE): {"sha256": C}}
+    assert [p.digest for p in pieces({**asked, "pieces": []}, by_quant)] == [B]
     nested = {**spec, "mmproj": {"source": "file:p.gguf", "sha256": C}}
     assert C in {p.digest for p in pieces(nested, {})}

@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -163,20 +164,44 @@ def test_without_a_controller_it_is_told_and_apply_mends_it(served: Stage, how: 
     assert verify(served, "--deep")["good"]
 
 
-def test_two_at_once_and_a_store_that_cannot_be_written(served: Stage) -> None:
-    served.end_controller()
-    folders = [p for p in served.root.rglob("*") if p.is_dir()]
-    for folder in folders:
-        folder.chmod(0o555)
-    try:
+def test_two_at_once(served: Stage) -> None:
+    for running in (True, False):
+        if not running:
+            served.end_controller()
         both = [served.start("verify", "--deep", "-o", "json") for _ in range(2)]
         for one in both:
             out, err = one.communicate(timeout=60)
             assert one.returncode == 0, err
             assert json.loads(out)["good"]
+
+
+def test_a_store_that_cannot_be_written(served: Stage) -> None:
+    """The kernel refuses every write: a read-only mount for root, modes for others."""
+    served.end_controller()
+    (blob,) = served.blobs()
+    line = [sys.executable, "-m", "reconciler"]
+    if os.geteuid() == 0:
+        mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+        line = ["unshare", "--mount", "sh", "-c", mount, str(served.root), *line]
+    folders = [p for p in (served.root, *served.root.rglob("*")) if p.is_dir()]
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*line, *words], cwd=served.folder, text=True, capture_output=True, timeout=60)
+
+    try:
+        for folder in folders:
+            folder.chmod(0o555)
+        assert run("verify", "--deep").returncode == 0
+        assert run("attest", "--out", "was.json").returncode == 0
+        assert run("gc").returncode == 0
+        refused = run("gc", "--yes")
+        assert refused.returncode == 1
+        assert "cannot be written" in refused.stderr
+        assert "Traceback" not in refused.stderr
     finally:
         for folder in folders:
             folder.chmod(0o700)
+    assert blob.exists()
 
 
 def test_before_anything_was_applied(stage: Stage) -> None:

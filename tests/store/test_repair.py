@@ -19,6 +19,7 @@ from reconciler.kinds.model.repair import Patch, Span, Verdict, damaged, differi
 from reconciler.kinds.registry import KINDS
 from reconciler.store.blobs import BLOCK, prove, token
 from reconciler.store.ledger import Ledger
+from tests.controller.conftest import Breakable
 from tests.store.harm import flip
 from tests.support.fileserver import FileServer
 
@@ -156,6 +157,24 @@ async def test_a_source_that_cannot_be_reached_leaves_it_suspect(tools: Tools, b
     assert not tools.blobs.holds(DIGEST)
     assert list(tools.layout.partial.iterdir()) == []
     assert tools.ledger.blocks(DIGEST), "so that the next try can mend it"
+
+
+async def test_a_disk_without_room_leaves_it_suspect(layout: Layout, server: FileServer) -> None:
+    effects = Breakable()
+    with Ledger.write(layout.ledger, effects) as ledger:
+        tools = tools_for(layout, layout.root, effects, ledger, KINDS)
+        part = tools.layout.partial / "p"
+        tools.files.write(part, GOOD)
+        tools.blobs.take(part, DIGEST, prove(part).blocks)
+        flip(layout.blob(DIGEST), 0)
+        effects.broken[f"mend {DIGEST}.mend"] = 28
+        with pytest.raises(Fault) as caught:
+            await restore(CHAT, DIGEST, tools, from_(server, tools))
+        assert caught.value.code == "DISK_FULL"
+        assert layout.blob(DIGEST).exists()
+        assert list(layout.partial.iterdir()) == []
+        effects.broken.clear()
+        assert await restore(CHAT, DIGEST, tools, from_(server, tools)) is Verdict.MENDED
 
 
 async def test_a_source_that_offers_no_patch(tools: Tools, blob: Path) -> None:

@@ -190,6 +190,7 @@ def _size(path: Path) -> int | None:
 
 
 def _protect(path: Path, tools: Tools) -> None:
-    if path.stat().st_mode & 0o222:
+    info = path.stat()
+    if info.st_mode & 0o222 and info.st_nlink == 1:  # what another tool has a name for, too, keeps its mode
         with tools.effects("chmod", path), disk_faults(path):
             path.chmod(0o444)
