@@ -70,20 +70,12 @@ def pieces(spec: Mapping[str, Any], pins: Pins, generous: bool = False) -> tuple
 
 
 def _belongs(key: str, spec: Mapping[str, Any]) -> bool:
-<<<<<<< HEAD
-    """Whether a pin is of a source that the spec names, and of the file that it asks for."""
-    source, file, platform, asked = (*json.loads(key), "", "", "")[:4]
-    meant = spec.get("quant", "") if spec.get("role", "model") == "model" else spec["role"]
-    texts = {value for value in _leaves(spec) if isinstance(value, str)}
-    return source in texts and file == spec.get("file", "") and platform == spec.get("platform", "") and asked == meant
-=======
     """Whether a pin is of a source that the spec names, and of what of it the spec means: file, platform, sort."""
     source, file, platform, asked = (*json.loads(key), "", "", "")[:4]
     texts = {value for value in _leaves(spec) if isinstance(value, str)}
     role = str(spec.get("role", MODEL))
     meant = (spec.get("file", ""), spec.get("platform", ""), spec.get("quant", "") if role == MODEL else role)
     return source in texts and (file, platform, asked) == meant
->>>>>>> wt-store
 
 
 def _said(spec: Any) -> dict[str, Mapping[str, Any]]:
