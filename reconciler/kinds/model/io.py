@@ -143,14 +143,16 @@ def _look_at(piece: Piece, verified: Mapping[str, Artifact], tools: Tools) -> Mo
 # -- looking at a source --------------------------------------------------------------------------------------------
 
 
-async def _resolve(ref: Ref, spec: ModelSpec, tools: Tools) -> Survey:
+async def _resolve(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
     """See what the source holds, choose, and note it: only which bytes it is may still be unknown."""
-    tools.progress(ref, f"looking at {shown(spec.source)}", 0, None)
-    seen = await surveyed(spec, spec.resolved or spec.source, tools)
-    tools.ledger.pin(spec.pin, seen.facts)
+    async with tools.bringing.setdefault(spec.pin, asyncio.Lock()):
+        if spec.pin in tools.ledger.pins():  # another model asked the same of it meanwhile
+            return
+        tools.progress(ref, f"looking at {shown(spec.source)}", 0, None)
+        seen = await surveyed(spec, spec.resolved or spec.source, tools)
+        tools.ledger.pin(spec.pin, seen.facts)
     for line in seen.why:
         tools.ledger.event(str(ref), "Considered", line)
-    return seen
 
 
 async def _renew(ref: Ref, spec: ModelSpec, tools: Tools, priority: int) -> None:
