@@ -55,7 +55,7 @@ async def test_connections_do_run_at_the_same_time(fetch: Fetch, tmp_path: Path)
     with FileServer({"/m": data}) as server:
         server.slow(200_000)
         task = asyncio.create_task(fetch.get(server.url("/m"), tmp_path / "p", quiet))
-        await asyncio.to_thread(wait_until, lambda: len(server.requests("/m")) == 4, 20, "four requests under way")
+        await asyncio.to_thread(wait_until, lambda: len(server.requests("/m")) >= 4, 20, "four requests under way")
         assert server.sent["/m"] < SEGMENT
         server.clear()
         task.cancel()
