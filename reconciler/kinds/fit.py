@@ -37,6 +37,7 @@ class Demand:
     projector: int = 0
     lora: int = 0
     draft: str = NONE
+    embeds: bool = False  # it answers with vectors or ranks
     options: tuple[tuple[str, Any], ...] = ()
 
 
@@ -101,6 +102,7 @@ def use_of(demand: Demand) -> Use:
         ubatch=_count(options, "ubatch_size", Use().ubatch),
         swa_full=options.get("swa_full") is True,
         unified=options.get("kv_unified") is True,
+        embeddings=demand.embeds,
         mmproj=Shape(role="mmproj", output=demand.projector) if demand.projector else None,
         draft=draft,
         lora=demand.lora,

@@ -125,7 +125,7 @@ def fitting(spec: ModelSpec, state: ModelState, world: World) -> Fit | None:
     projector = sum(piece.size for piece in beside if piece.role == MMPROJ)
     demand = Demand(
         load.context, load.parallel, load.cache_k, load.cache_v, load.gpu_layers, load.at_most, projector,
-        options=load.options,
+        embeds=load.task != "chat", options=load.options,
     )  # fmt: skip
     return judged(state.shape or shape_text(state.foreseen), demand, world.host)
 

@@ -201,6 +201,7 @@ class Load:
     at_most: int = 0
     force: bool = False
     options: tuple[tuple[str, Scalar], ...] = ()
+    task: str = "chat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +333,7 @@ def resolve(
         section.memory.at_most or 0,
         section.force,
         tuple(sorted(section.options.items())),
+        section.task,
     )
     where = HubSpec(hub.endpoint or "", hub.mirrors, hub.token or "") if hub is not None else HubSpec()
     token = section.token or ""

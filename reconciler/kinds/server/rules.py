@@ -244,6 +244,7 @@ def demand(spec: ServerSpec, found: Callable[[Ref], Any]) -> Demand:
         projector=beside["mmproj"].size if "mmproj" in beside else inside,
         lora=sum(lora.size for lora in loras if lora is not None),
         draft=beside["draft"].shape if "draft" in beside else NONE,
+        embeds=spec.task != "chat",
         options=spec.options,
     )
 
