@@ -11,12 +11,15 @@ import sysconfig
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from openai import OpenAI
 
 from tests.e2e.stage import CHECKOUT, Stage
+from tests.support.hub import Hub
 from tests.support.processes import wait_until
+from tests.support.tiny_gguf import tiny_gguf
 
 EXAMPLE = CHECKOUT / "examples" / "quickstart"
 
@@ -134,3 +137,33 @@ def test_every_example_is_valid_and_names_its_schema(example: Path) -> None:
         [sys.executable, "-m", "reconciler", "validate", "-f", str(example)], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_hub_example_takes_what_fits_and_what_is_named(tmp_path: Path) -> None:
+    """Against a hub on this machine, which HF_ENDPOINT makes a mirror: the origin is never asked."""
+    folder = tmp_path / "hub"
+    shutil.copytree(CHECKOUT / "examples" / "hub", folder)
+    made = tmp_path / "m.gguf"
+
+    def model(**how: Any) -> bytes:
+        return tiny_gguf(made, **how).read_bytes()
+
+    with Hub() as hub:
+        name = "SmolLM2-135M-Instruct"
+        chat = {f"{name}-{q}.gguf": model(quant=q, reply=f"I am {q}.") for q in ("Q4_0", "Q8_0", "F16")}
+        hub.add(f"bartowski/{name}-GGUF", chat, licence="apache-2.0")
+        embed = {f"all-MiniLM-L6-v2-{q}.gguf": model(kind="bert", quant=q) for q in ("Q4_0", "Q8_0")}
+        hub.add("second-state/All-MiniLM-L6-v2-Embedding-GGUF", embed)
+        stage = Stage(folder)
+        stage.environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": ""}
+        try:
+            text = stage.manifest.read_text()
+            stage.write(text.replace("port: 1337", f"port: {stage.port}"))
+            stage.run("apply", timeout=180)
+            assert stage.ask("default")["choices"][0]["message"]["content"].strip() == "I am Q8_0."
+            vectors = stage.post("/v1/embeddings", {"model": "embed", "input": "hello"})
+            assert len(vectors["data"][0]["embedding"]) == 64
+            assert "Q8_0: chosen" in stage.run("explain", "models.chat.quant").stdout
+        finally:
+            stage.close()

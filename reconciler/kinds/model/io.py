@@ -94,9 +94,11 @@ def _digests(spec: ModelSpec, tools: Tools) -> set[str]:
 
 def _pieces(spec: ModelSpec, pin: Mapping[str, Any] | None) -> tuple[Piece, ...]:
     """Which files are meant: the manifest's word, the lock's, or what was found first."""
-    known = spec.pieces or pieces(pin or {})
-    if spec.sha256 and not (known and known[0].sha256 == spec.sha256):
-        return (Piece(spec.role, "", 0, spec.sha256),)
+    wanted, found = spec.sha256 or spec.locked, pieces(pin or {})
+    known = spec.pieces or found
+    if wanted and not (known and known[0].sha256 == wanted):
+        fits = bool(found) and found[0].sha256 == wanted
+        known = found if fits else (Piece(spec.role, "", spec.size if wanted == spec.locked else 0, wanted),)
     return known if spec.projector else tuple(p for p in known if p.role == spec.role)
 
 
@@ -153,6 +155,8 @@ async def _resolve(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
         tools.ledger.pin(spec.pin, seen.facts)
     for line in seen.why:
         tools.ledger.event(str(ref), "Considered", line)
+    for note in seen.notes:
+        tools.ledger.event(str(ref), "Noted", note)
 
 
 async def _renew(ref: Ref, spec: ModelSpec, tools: Tools, priority: int) -> None:

@@ -58,6 +58,7 @@ class Survey:
     opaque: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
     why: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what a person should know of the source
 
 
 async def survey(listing: Listing, spec: ModelSpec, tap: Tap, host: HostFacts) -> Survey:
@@ -94,7 +95,8 @@ async def survey(listing: Listing, spec: ModelSpec, tap: Tap, host: HostFacts) -
     }
     if len(headers) == len(choice.offer.files):
         facts |= _told(headers, spec, choice.offer.files[0].name)
-    return Survey(tuple(remotes), listing.resolved, listing.licence, False, _plain(facts), choice.why)
+    notes = (*listing.notes, *([facts["note"]] if facts.get("note") else []))
+    return Survey(tuple(remotes), listing.resolved, listing.licence, False, _plain(facts), choice.why, notes)
 
 
 def _file(role: str, remote: Remote) -> dict[str, Any]:
@@ -171,6 +173,7 @@ def _told(headers: Sequence[gguf.Header], spec: ModelSpec, name: str) -> dict[st
         "bits": round(verdict.bits, 2),
         "mixture": {part.type: round(part.share, 3) for part in verdict.mixture if part.share >= 0.0005},
         "licence": licence if isinstance(licence, str) else "",
+        "note": verdict.note,
         "shape": shape_of(headers).to_json(),
     }
 
