@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,6 +27,17 @@ async def in_bulk(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     except asyncio.CancelledError:
         if not begun.cancel():
             await _outlasted(ended)
+        raise
+
+
+async def in_bulk_until(stop: threading.Event, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The same for work that ends early once `stop` is set, as a cancelled call does: a large copy, say."""
+    begun = asyncio.ensure_future(in_bulk(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(begun)
+    except asyncio.CancelledError:
+        stop.set()
+        await _outlasted(begun)
         raise
 
 

@@ -6,7 +6,6 @@ link is not made, since who writes to the original would write to the store.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from reconciler.core.diagnostics import Fault, FaultClass
-from reconciler.host.bulk import in_bulk
+from reconciler.host.bulk import in_bulk, in_bulk_until
 from reconciler.host.fetch import Progress
 from reconciler.host.files import disk_faults, disk_full, nearest_folder
 from reconciler.sources import Brought, Listing, Remote, Request, Tap
@@ -42,11 +41,7 @@ async def bring(request: Request, tap: Tap) -> Brought:
         raise disk_full(part, size)
     stop = threading.Event()
     with tap.effects("copy", part):
-        try:
-            digest = await in_bulk(_copy, path, part, request.progress, stop)
-        except asyncio.CancelledError:
-            stop.set()  # the thread cannot be cancelled, and would go on writing
-            raise
+        digest = await in_bulk_until(stop, _copy, path, part, request.progress, stop)
     return Brought(digest.sha256, digest.size, request.remote.name, digest.blocks)
 
 

@@ -175,7 +175,7 @@ def test_suspended_what_is_asked_for_by_hand_is_done_and_drift_is_not() -> None:
     machine, asked = built(), Suspension(1.0, asked=True)
     machine.blobs.clear()
     seen = world(machine, TWO, suspension=asked)
-    assert "fetch model/more" in begun(seen)
+    assert "resolve model/more" in begun(seen)
     assert halts(planner.plan(seen, RULES))["model/chat"] == "suspended"
 
 
@@ -191,8 +191,10 @@ def test_an_apply_of_everything_is_refused_while_suspended() -> None:
 
 
 def test_of_downloads_that_may_begin_the_one_of_higher_priority_comes_first() -> None:
+    machine = Machine()
+    machine.looked = {declared.digest for ref, declared in desired_from(TWO).items() if ref.kind == "model"}
     for more, first in ((5, MORE), (-5, MODEL), (0, MODEL)):
-        seen = world(Machine(), TWO)
+        seen = world(machine, TWO)
         seen = replace(seen, desired={**seen.desired, MORE: replace(seen.desired[MORE], priority=more)})
         fetches = [c.ref for c, a in planner.runnable(planner.plan(seen, RULES), seen) if a.verb == "fetch"]
         assert (fetches[0], len(fetches)) == (first, 2)

@@ -98,7 +98,7 @@ asyncio.run(main())
 async def test_a_download_goes_on_where_a_killed_process_left_it(fetch: Fetch, tmp_path: Path) -> None:
     part, sidecar = tmp_path / "p", tmp_path / "p.json"
     with FileServer({"/m": BIG}) as server:
-        server.stall(after_bytes=13 << 20, seconds=60)
+        server.stall(after_bytes=9 << 20, seconds=60)  # in the first of two segments
         child = subprocess.Popen([sys.executable, "-c", DOWNLOAD, server.url("/m"), str(part)])
         try:
             wait_until(lambda: sidecar.exists() and vouched(part) >= SYNC_EVERY, 20, "the child has a part")

@@ -209,17 +209,19 @@ async def test_a_wheel_that_is_damaged_inside_is_final(
     assert [name for name in left(tmp_path) if name.endswith(".whl")] == []
 
 
-async def test_a_wheel_that_is_no_archive_is_final(desk: Desk, either: Index, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("page", "code"), [(b"<!DOCTYPE html>" * 100, "NOT_A_FILE"), (b"\7" * 1500, "BAD_ARCHIVE")])
+async def test_a_wheel_that_is_no_archive_is_final(
+    desk: Desk, either: Index, tmp_path: Path, page: bytes, code: str
+) -> None:
     wheel = tiny(tmp_path)
     either.add(wheel)
-    page = b"<!DOCTYPE html>" * 100
     either.server.replace(either.path(wheel), page)
     link = f"../../files/{wheel.name}#sha256={sha256(page)}"
     listing = f'<a href="{link}" data-core-metadata="true">{wheel.name}</a>'
     either.server.replace("/simple/tiny-model/", listing.encode(), "text/html")
     either.server.replace("/simple/tiny-model/index.json", listing.encode(), "text/html")
     fault = await fails(desk, "pypi:tiny-model==1.0")
-    assert (fault.code, fault.kind) == ("BAD_ARCHIVE", FaultClass.PERMANENT)
+    assert (fault.code, fault.kind) == (code, FaultClass.PERMANENT)
 
 
 async def test_a_wheel_in_a_folder_of_this_machine_is_read_in_place(

@@ -163,15 +163,17 @@ async def _renew(ref: Ref, spec: ModelSpec, tools: Tools, priority: int) -> None
     """See what the source is now, whatever was pinned; what is in use stays so until the new bytes are here."""
     anew = replace(spec, locked="", resolved="", size=0, pieces=(), shape="")
     pin = tools.ledger.pins().get(spec.pin, {})
-    seen = await surveyed(anew, spec.source, tools)
-    same = pin.get("resolved") and seen.facts.get("resolved") == pin.get("resolved")
-    if same and all(tools.blobs.holds(piece.sha256) for piece in pieces(pin)) and pieces(pin):
+    tap = tap_for(spec, tools)
+    listing = await source_for(spec.source).find(spec.source, tap)
+    same = pin.get("resolved") and listing.resolved == pin.get("resolved")
+    if same and pieces(pin) and all(tools.blobs.holds(piece.sha256) for piece in pieces(pin)):
         return
+    seen = await survey(listing, anew, tap, tools.host())
     if pieces(seen.facts) and all(piece.sha256 for piece in pieces(seen.facts)):
         tools.ledger.pin(spec.pin, seen.facts)
         return
     async with tools.downloads(priority):
-        await _bring(ref, anew, seen, tools, spec.sha256, priority)
+        await _bring(ref, anew, replace(seen, known=()), tools, spec.sha256, priority)
 
 
 async def surveyed(spec: ModelSpec, source: str, tools: Tools) -> Survey:
@@ -205,7 +207,7 @@ async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools, priority: int) -> None
         seen = await _as_known(spec, source, known, tools)
     else:
         seen = await surveyed(spec, source, tools)
-    await _bring(ref, spec, seen, tools, wanted, priority)
+    await _bring(ref, spec, replace(seen, known=known), tools, wanted, priority)
 
 
 async def _as_known(spec: ModelSpec, source: str, known: tuple[Piece, ...], tools: Tools) -> Survey:
@@ -232,7 +234,7 @@ async def _as_known(spec: ModelSpec, source: str, known: tuple[Piece, ...], tool
 
 async def _bring(ref: Ref, spec: ModelSpec, seen: Survey, tools: Tools, wanted: str, priority: int) -> None:
     """Every file of what was chosen, one after the other; `wanted` is the sha256 of the first, if that is known."""
-    tap, known = tap_for(spec, tools), _pieces(spec, tools.ledger.pins().get(spec.pin))
+    tap = tap_for(spec, tools)
     total = sum(remote.size or 0 for _, remote in seen.remotes) or None
     done: list[Brought] = []
 
@@ -241,7 +243,7 @@ async def _bring(ref: Ref, spec: ModelSpec, seen: Survey, tools: Tools, wanted: 
         tools.progress(ref, "fetching", before + part, total if len(seen.remotes) > 1 else size)
 
     for i, (role, remote) in enumerate(seen.remotes):
-        expected = wanted if i == 0 and wanted else _known(known, role, remote)
+        expected = wanted if i == 0 and wanted else _known(seen.known, role, remote)
         done.append(await _one(ref, spec, seen, i, expected, tap, tools, progress, priority))
     paths = [tools.layout.blob(b.sha256) for b in done]
     tools.ledger.pin(spec.pin, await in_bulk(facts_of, seen, spec, paths, done))

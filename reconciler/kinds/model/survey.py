@@ -23,7 +23,7 @@ from reconciler.gguf.shape import Shape, scaled, shape_of
 from reconciler.gguf.verdict import judge
 from reconciler.kinds.fit import Demand, use_of
 from reconciler.kinds.model.choose import Offer, choose, offers
-from reconciler.kinds.model.spec import DRAFT, LORA, MMPROJ, MODEL, ModelSpec
+from reconciler.kinds.model.spec import DRAFT, LORA, MMPROJ, MODEL, ModelSpec, Piece
 from reconciler.sources import Brought, Listing, Remote, Tap, source_for
 from reconciler.store.blobs import sha256_of
 
@@ -59,6 +59,7 @@ class Survey:
     facts: dict[str, Any] = field(default_factory=dict)
     why: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what a person should know of the source
+    known: tuple[Piece, ...] = ()  # which bytes these files must have, as far as that is known
 
 
 async def survey(listing: Listing, spec: ModelSpec, tap: Tap, host: HostFacts) -> Survey:
