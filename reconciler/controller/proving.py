@@ -16,10 +16,11 @@ from reconciler.core.diagnostics import Fault, Refused
 from reconciler.core.ids import Ref
 from reconciler.core.plan import human_bytes
 from reconciler.core.state import Declared
+from reconciler.host.digest import BLOCK
 from reconciler.host.layout import Layout
 from reconciler.kinds.base import Tools
 from reconciler.manifest.reading import reading
-from reconciler.store.blobs import BLOCK, Proof, prove, token
+from reconciler.store.blobs import Proof, prove, token
 
 if TYPE_CHECKING:
     from reconciler.controller.daemon import Controller

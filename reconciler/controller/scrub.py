@@ -18,8 +18,9 @@ from reconciler.controller import holdings
 from reconciler.core.diagnostics import Fault
 from reconciler.core.plan import human_bytes
 from reconciler.host.bulk import in_bulk
+from reconciler.host.digest import BLOCK
 from reconciler.kinds.base import Tools
-from reconciler.store.blobs import BLOCK, Proof, Proving, token
+from reconciler.store.blobs import Proof, Proving, token
 from reconciler.store.ledger import Artifact
 
 if TYPE_CHECKING:

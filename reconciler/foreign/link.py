@@ -24,13 +24,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import shutil
 import signal
 import stat
 import sys
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +37,10 @@ from typing import Literal
 from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.foreign.caches import Candidate
 from reconciler.host.bulk import in_bulk
+from reconciler.host.digest import Digest
 from reconciler.host.effects import Effects
 from reconciler.host.files import disk_faults, disk_full, nearest_folder
 
-BLOCK = 16 << 20  # bytes that one CRC-32 is of
 PIECE = 1 << 20
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 SUFFIX = ".adopted"
@@ -219,25 +217,17 @@ def _hashed(part: Path, size: int, progress: Progress) -> tuple[str, int, tuple[
 def _read(
     source: int, size: int, progress: Progress, out: Callable[[bytes], object]
 ) -> tuple[str, int, tuple[str, ...]]:
-    """sha256, size and the blocks' CRC-32, in one pass of pieces that divide a block."""
-    hasher, done, crc = hashlib.sha256(), 0, 0
-    blocks: list[str] = []
+    """sha256, size and the blocks' CRC-32, in one pass."""
+    digest = Digest()
     with contextlib.suppress(OSError, AttributeError):
         os.posix_fadvise(source, 0, 0, os.POSIX_FADV_SEQUENTIAL)
     with os.fdopen(os.dup(source), "rb", buffering=0) as data:
         data.seek(0)
         while piece := _whole(data.read, PIECE):
             out(piece)
-            hasher.update(piece)
-            crc = zlib.crc32(piece, crc)
-            done += len(piece)
-            if done % BLOCK == 0:
-                blocks.append(f"{crc:08x}")
-                crc = 0
-            progress(done, size)
-    if done % BLOCK:
-        blocks.append(f"{crc:08x}")
-    return hasher.hexdigest(), done, tuple(blocks)
+            digest.update(piece)
+            progress(digest.size, size)
+    return digest.sha256, digest.size, digest.blocks
 
 
 def _whole(read: Callable[[int], bytes | None], size: int) -> bytes:

@@ -24,9 +24,9 @@ from typing import IO, cast
 
 from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.host.bulk import in_bulk
+from reconciler.host.digest import Digest
 from reconciler.host.fetch import Progress
 from reconciler.host.files import disk_faults, disk_full, nearest_folder
-from reconciler.sources.digest import Digest
 from reconciler.sources.parts import Entry
 
 TAIL = 64 << 10  # bytes from the end that are read first: most directories and RECORDs lie within

@@ -16,10 +16,10 @@ from typing import BinaryIO
 
 from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.host.bulk import in_bulk, in_bulk_until
+from reconciler.host.digest import Digest
 from reconciler.host.fetch import Progress
 from reconciler.host.files import disk_faults, disk_full, nearest_folder
 from reconciler.sources import Brought, Listing, Remote, Request, Tap
-from reconciler.sources.digest import Digest
 from reconciler.sources.names import printable, shards
 
 FICLONE = 0x40049409  # _IOW(0x94, 9, int) of linux/fs.h

@@ -9,18 +9,17 @@ import os
 import re
 import stat
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.core.diagnostics import Fault, FaultClass
+from reconciler.host.digest import BLOCK, Digest
 from reconciler.host.effects import Effects
 from reconciler.host.files import Files, disk_faults, sync_folder
 from reconciler.host.layout import Layout
 from reconciler.store.ledger import Ledger
 
-BLOCK = 16 << 20  # bytes of which each has a CRC-32 of its own
 PIECE = 1 << 20
 
 
@@ -124,8 +123,12 @@ class Proving:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._sha256, self._crc, self._blocks = path, hashlib.sha256(), 0, list[str]()
-        self.done = 0  # bytes
+        self._path, self._digest = path, Digest()
+
+    @property
+    def done(self) -> int:
+        """Bytes so far."""
+        return self._digest.size
 
     def __enter__(self) -> Proving:
         with read_faults(self._path):
@@ -137,14 +140,11 @@ class Proving:
 
     def read(self, most: int = PIECE) -> int:
         """Take the next bytes in → how many; 0 at the end."""
-        room = BLOCK - self.done % BLOCK
+        room = BLOCK - self.done % BLOCK  # so that a block is forgotten as soon as it was read
         with read_faults(self._path):
             piece = os.read(self._fd, min(most, room))
-        self._sha256.update(piece)
-        self._crc = zlib.crc32(piece, self._crc)
-        self.done += len(piece)
+        self._digest.update(piece)
         if piece and self.done % BLOCK == 0:
-            self._close_block()
             forget_pages(self._fd, self.done - BLOCK, BLOCK)
         return len(piece)
 
@@ -152,12 +152,7 @@ class Proving:
         """What the file is, once `read` has said 0."""
         if self.done % BLOCK:
             forget_pages(self._fd, self.done - self.done % BLOCK, BLOCK)
-            self._close_block()
-        return Proof(self._sha256.hexdigest(), self.done, tuple(self._blocks))
-
-    def _close_block(self) -> None:
-        self._blocks.append(f"{self._crc:08x}")
-        self._crc = 0
+        return Proof(self._digest.sha256, self.done, self._digest.blocks)
 
 
 def prove(path: Path, progress: Callable[[int], None] | None = None) -> Proof:

@@ -15,11 +15,12 @@ from reconciler.controller import scrub
 from reconciler.controller.scrub import Pace, due, one
 from reconciler.core.ids import Ref
 from reconciler.core.state import Declared
+from reconciler.host.digest import BLOCK
 from reconciler.host.layout import Layout
 from reconciler.kinds.base import Tools
 from reconciler.kinds.model.spec import ModelSpec
 from reconciler.kinds.registry import KINDS
-from reconciler.store.blobs import BLOCK, prove, token
+from reconciler.store.blobs import prove, token
 from tests.store.harm import age, flip
 
 CHAT = Ref("model", "chat")

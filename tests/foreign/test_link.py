@@ -12,7 +12,8 @@ import pytest
 from reconciler.core.diagnostics import Fault
 from reconciler.foreign import link
 from reconciler.foreign.caches import Candidate
-from reconciler.foreign.link import BLOCK, apart, drop, shared, take
+from reconciler.foreign.link import apart, drop, shared, take
+from reconciler.host.digest import BLOCK
 from reconciler.host.effects import Denied, Effects
 from reconciler.host.files import Files
 from reconciler.host.layout import Layout

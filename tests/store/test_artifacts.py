@@ -13,11 +13,12 @@ from zlib import crc32
 import pytest
 
 from reconciler.core.diagnostics import Fault
+from reconciler.host.digest import BLOCK
 from reconciler.host.effects import Effects
 from reconciler.host.files import Files
 from reconciler.host.layout import Layout
 from reconciler.store import blobs as store
-from reconciler.store.blobs import BLOCK, Blobs, prove, sha256_of, token
+from reconciler.store.blobs import Blobs, prove, sha256_of, token
 from reconciler.store.ledger import Ledger
 from reconciler.store.schema import MIGRATIONS
 

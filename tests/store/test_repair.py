@@ -12,12 +12,13 @@ import pytest
 from reconciler.app import tools_for
 from reconciler.core.diagnostics import Fault
 from reconciler.core.ids import Ref
+from reconciler.host.digest import BLOCK
 from reconciler.host.effects import Effects
 from reconciler.host.layout import Layout
 from reconciler.kinds.base import Tools
 from reconciler.kinds.model.repair import Patch, Span, Verdict, damaged, differing, joined, restore
 from reconciler.kinds.registry import KINDS
-from reconciler.store.blobs import BLOCK, prove, token
+from reconciler.store.blobs import prove, token
 from reconciler.store.ledger import Ledger
 from tests.controller.conftest import Breakable
 from tests.store.harm import flip

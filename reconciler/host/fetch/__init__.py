@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from reconciler.core.diagnostics import Fault, FaultClass
+from reconciler.host.digest import BLOCK
 from reconciler.host.effects import Effects
 from reconciler.host.fetch.ask import About, about, no_ranges, read
-from reconciler.host.fetch.digest import BLOCK
 from reconciler.host.fetch.pace import Lane, Pace
 from reconciler.host.fetch.part import MARGIN, SYNC_EVERY, WINDOW, Part, Patch, key
 from reconciler.host.fetch.patience import Patience

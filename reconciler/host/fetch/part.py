@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from reconciler.host.effects import Effects
 from reconciler.host.fetch import spans
-from reconciler.host.fetch.digest import Digest, reader
+from reconciler.host.fetch.frontier import Frontier, reader
 from reconciler.host.fetch.threads import begin, in_thread
 from reconciler.host.files import Files, disk_faults, disk_full, nearest_folder
 
@@ -94,7 +94,7 @@ class Part:
         self._synced = asyncio.Event()
         self._due = asyncio.Event()
         self._sync_turn = asyncio.Lock()
-        self.digest = Digest(lambda length, at: b"", lambda at: at)
+        self.digest = Frontier(lambda length, at: b"", lambda at: at)
 
     @property
     def sidecar(self) -> Path:
@@ -160,7 +160,7 @@ class Part:
             os.ftruncate(self._fd, 0)
 
     def _new_digest(self) -> None:
-        self.digest = Digest(reader(self._fd), lambda at: spans.run_from(self.written, at))
+        self.digest = Frontier(reader(self._fd), lambda at: spans.run_from(self.written, at))
 
     async def close(self) -> None:
         await self.digest.settled()

@@ -18,9 +18,10 @@ from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.ids import Ref
 from reconciler.core.plan import human_bytes
 from reconciler.host.bulk import in_bulk
+from reconciler.host.digest import BLOCK
 from reconciler.host.files import disk_faults
 from reconciler.kinds.base import Tools
-from reconciler.store.blobs import BLOCK, Proof, forget_pages, prove, token
+from reconciler.store.blobs import Proof, forget_pages, prove, token
 
 Span = tuple[int, int]  # offset and length, in bytes
 Patch = Callable[[Path, Sequence[Span], int], Awaitable[None]]

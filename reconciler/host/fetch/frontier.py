@@ -8,27 +8,24 @@ thread, one job at a time, each begun by the end of the one before.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
-import zlib
 from collections.abc import Callable, Sequence
 
+from reconciler.host.digest import Digest
 from reconciler.host.fetch.threads import begin
 
-BLOCK = 16 << 20  # bytes that one CRC-32 is of
 JOB = 4 << 20
 
 
-class Digest:
-    """Of the file that `read` reads. `stored(at)` says how far bytes from `at` on are in it without a gap."""
+class Frontier:
+    """The digest of what `read` reads. `stored(at)` says how far bytes from `at` on are there without a gap."""
 
     def __init__(self, read: Callable[[int, int], bytes], stored: Callable[[int], int]) -> None:
         self.frontier = 0
         self.moved = asyncio.Event()
         self._read, self._stored = read, stored
         self._waiting: dict[int, tuple[int, Sequence[bytes]]] = {}  # start → end, pieces
-        self._sha256 = hashlib.sha256()
-        self._crc, self._blocks, self._in_block = 0, list[str](), 0
+        self._digest = Digest()
         self._job: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
 
@@ -74,8 +71,7 @@ class Digest:
 
     def result(self) -> tuple[str, tuple[str, ...]]:
         """sha256 (hex) and the CRC-32 of each block (8 hex digits) of what lies before the frontier."""
-        last = (f"{self._crc:08x}",) if self._in_block else ()
-        return self._sha256.hexdigest(), (*self._blocks, *last)
+        return self._digest.sha256, self._digest.blocks
 
     def _next_pieces(self) -> tuple[int, list[bytes]]:
         end, pieces = self.frontier, list[bytes]()
@@ -103,16 +99,7 @@ class Digest:
 
     def _update(self, pieces: Sequence[bytes]) -> None:
         for piece in pieces:
-            self._sha256.update(piece)
-            view = memoryview(piece)
-            while view:
-                now = view[: BLOCK - self._in_block]
-                self._crc = zlib.crc32(now, self._crc)
-                self._in_block += len(now)
-                if self._in_block == BLOCK:
-                    self._blocks.append(f"{self._crc:08x}")
-                    self._crc = self._in_block = 0
-                view = view[len(now) :]
+            self._digest.update(piece)
 
 
 def reader(fd: int) -> Callable[[int, int], bytes]:
