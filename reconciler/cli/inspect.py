@@ -11,6 +11,7 @@ from reconciler.app import inspect
 from reconciler.cli.place import Place, verb
 from reconciler.cli.render import columns, show_json
 from reconciler.core.plan import human_bytes
+from reconciler.gguf.memory import amount
 
 COLOURS = {"GREEN": "green", "YELLOW": "yellow", "RED": "red"}
 
@@ -80,8 +81,10 @@ def _model(model: dict[str, Any], told: dict[str, Any]) -> list[str]:
     if fit := model["fit"]:
         verdict = click.style(fit["verdict"], fg=COLOURS[fit["verdict"]], bold=True)
         lines.append(f"  {click.style('fit:'.ljust(14), dim=True)}{verdict}: {fit['reason']}")
+        if fit["longer_than_trained"]:
+            lines.append(" " * 16 + "this context is longer than what the model was trained for")
         if fit["remedy"]:
             lines.append(" " * 16 + f"what would help: {fit['remedy']}")
-        table = [(d["name"], *(human_bytes(d[k]) for k in ("takes", "free", "total"))) for d in fit["devices"]]
+        table = [(d["name"], *(amount(d[k]) for k in ("takes", "free", "total"))) for d in fit["devices"]]
         lines += ["    " + line for line in columns(("DEVICE", "TAKES", "FREE", "TOTAL"), table)] if table else []
     return lines

@@ -43,10 +43,11 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A verdict with its numbers. `memory` (bytes) is what the server takes in all."""
+    """A verdict with its numbers. `memory` (bytes) is what the server takes, `trained` the model's own context."""
 
     memory: int
     found: estimates.Fit
+    trained: int = 0
 
     @property
     def refused(self) -> bool:
@@ -70,7 +71,7 @@ def judged(shape: str, demand: Demand, host: HostFacts) -> Fit | None:
     made, use = shape_from(shape), use_of(demand)
     if made is None:
         return None
-    return Fit(_need(made, use).total, estimates.judge(made, use, host, demand.at_most or None))
+    return Fit(_need(made, use).total, estimates.judge(made, use, host, demand.at_most or None), made.context)
 
 
 @lru_cache(maxsize=1024)

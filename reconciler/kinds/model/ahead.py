@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from reconciler.core.diagnostics import Fault
+from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.ids import canonical
 from reconciler.kinds.base import Tools
 from reconciler.kinds.model.io import surveyed
@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 
 
 def look_ahead(specs: Sequence[ModelSpec], tools: Tools) -> None:
-    """Fill `tools.ahead` for sources that neither lock nor ledger know, as far as they answer in time."""
+    """Fill `tools.ahead` for sources that neither lock nor ledger know, as far as they answer in time.
+
+    Where one does not hold what is asked for, that is what is filled in.
+    """
     pins = tools.ledger.pins()
     unknown = {spec.pin: spec for spec in specs if not (spec.sha256 or spec.locked or spec.pin in pins)}
     # pip keeps caches and temporary files: it is asked only when something is to be fetched.
@@ -36,8 +39,10 @@ async def _ask(specs: Sequence[ModelSpec], tools: Tools) -> None:
         try:
             async with slots:
                 facts = (await surveyed(spec, spec.source, tools)).facts
-        except Fault as fault:  # it is told when it is fetched, with all that goes with it
-            log.debug("not seen ahead source=%s %s", spec.source, fault)
+        except Fault as fault:
+            if fault.kind is not FaultClass.TRANSIENT:
+                told = {"message": fault.message, "hint": fault.hint, "final": fault.kind is FaultClass.PERMANENT}
+                tools.ahead[spec.pin] = canonical({"fault": told})
             return
         total = sum(int(f.get("size") or 0) for f in (facts, *facts.get("also", ())))
         tools.ahead[spec.pin] = canonical({**facts, "total": total})

@@ -123,7 +123,7 @@ def _pick(found: list[Offer], spec: ModelSpec, best: Best) -> tuple[Offer, tuple
     if len(found) > 1:
         name_it = "say which one with file:" if spec.quant else "say which one with quant: or file:"
         what = f"{len(found)} models" + (f" that are {spec.quant}" if spec.quant else "")
-        raise _fault("FILE_AMBIGUOUS", f"{shown(spec.source)} holds {what}", found, name_it)
+        raise _fault("FILE_AMBIGUOUS", f"{shown(spec.source)} holds {what}", found, name_it, ": ")
     return found[0], ()
 
 
@@ -140,7 +140,7 @@ def _projector_rank(offer: Offer) -> tuple[int, str]:
     return (PROJECTORS.index(quant) if quant in PROJECTORS else len(PROJECTORS), offer.files[0].name)
 
 
-def _fault(code: str, what: str, found: Sequence[Offer], hint: str) -> Fault:
+def _fault(code: str, what: str, found: Sequence[Offer], hint: str, colon: str = "; it holds ") -> Fault:
     listed = ", ".join(f"{o.label}" + (f" ({human_bytes(o.size)})" if o.size else "") for o in found[:LISTED])
     more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
-    return Fault(code, f"{what}; it holds {listed}{more}" if listed else what, hint=hint, kind=FaultClass.PERMANENT)
+    return Fault(code, f"{what}{colon}{listed}{more}" if listed else what, hint=hint, kind=FaultClass.PERMANENT)

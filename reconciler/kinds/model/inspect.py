@@ -43,7 +43,7 @@ async def inspect(spec: ModelSpec, tools: Tools) -> dict[str, Any]:
     if not headers:
         return told | {
             "model": None,
-            "offers": [_offer(chosen, None)],
+            "offers": [_offer(chosen, None, spec.load.context)],
             "note": "the server does not send parts of files",
         }
     beside = offers(listing.files, MMPROJ)
@@ -73,7 +73,7 @@ def _model(offer: Offer, headers: Sequence[Header], spec: ModelSpec, host: HostF
         "bits": round(verdict.bits, 2),
         "mixture": {part.type: round(part.share, 4) for part in verdict.mixture},
         "note": verdict.refusal or verdict.note or None,
-        "fit": _fit(judged(canonical(shape.to_json()), _demand(spec), host)),
+        "fit": _fit(judged(canonical(shape.to_json()), _demand(spec), host), spec.load.context),
     }
 
 
@@ -90,17 +90,17 @@ async def _offers(listing: Listing, spec: ModelSpec, tools: Tools, host: HostFac
         text = canonical(scaled(known, offer.size or 0).to_json())
         return judged(text, _demand(spec), host)
 
-    return [_offer(o, fit(o, shape) if shape is not None and o.size else None) for o in found]
+    return [_offer(o, fit(o, shape) if shape is not None and o.size else None, spec.load.context) for o in found]
 
 
-def _offer(offer: Offer, fit: Fit | None) -> dict[str, Any]:
+def _offer(offer: Offer, fit: Fit | None, context: int) -> dict[str, Any]:
     return {
         "label": offer.label,
         "quant": offer.quant.value if offer.quant is not None else None,
         "files": [f.name for f in offer.files],
         "size": offer.size,
         "whole": offer.group.whole,
-        "fit": _fit(fit),
+        "fit": _fit(fit, context),
     }
 
 
@@ -109,7 +109,7 @@ def _demand(spec: ModelSpec) -> Demand:
     return Demand(load.context, load.parallel, load.cache_k, load.cache_v, load.gpu_layers, load.at_most)
 
 
-def _fit(fit: Fit | None) -> dict[str, Any] | None:
+def _fit(fit: Fit | None, context: int) -> dict[str, Any] | None:
     if fit is None:
         return None
     return {
@@ -118,6 +118,7 @@ def _fit(fit: Fit | None) -> dict[str, Any] | None:
         "gpu_layers": fit.found.gpu_layers,
         "reason": fit.found.reason,
         "remedy": fit.found.remedy or None,
+        "longer_than_trained": 0 < fit.trained < context,
         "devices": [
             {"name": row.name, "takes": row.takes, "free": row.free, "total": row.total} for row in fit.found.rows
         ],

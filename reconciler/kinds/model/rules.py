@@ -42,7 +42,7 @@ class ModelState:
 
     @property
     def foreseen(self) -> Mapping[str, Any]:
-        """What a look at the source gave: name, size, quant, shape …"""
+        """What a look at the source gave: name, size, quant, shape …; or the fault that it met."""
         return json.loads(self.ahead) if self.ahead else {}
 
 
@@ -72,6 +72,9 @@ class ModelRules:
         verdict = fitting(spec, state, world)
         if verdict is not None and verdict.refused and not spec.load.force:
             return Change(ref, Op.DENIED, verdict.refusal, where=declared.where)
+        if (fault := state.foreseen.get("fault")) and fault["final"] and not state.found:
+            hint = f" ({fault['hint']})" if fault["hint"] else ""
+            return Change(ref, Op.DENIED, f"{fault['message']}{hint}", where=declared.where)
         fields = _fields(ref, owned.spec, spec) if owned else ()
         op = Op.CREATE if owned is None else Op.REPLACE if fields else Op.UPDATE
         gone = "its file is gone from the store" if owned else "not here yet"
@@ -114,7 +117,8 @@ def _bringing(spec: ModelSpec, state: ModelState) -> tuple[Action, ...]:
     fetch = Action(Phase.MATERIALISE, "fetch", f"fetch {shown(spec.source)}{meant or several} and verify it")
     if state.found or state.lost:
         return (fetch,)
-    return Action(Phase.MATERIALISE, "resolve", f"see what {shown(spec.source)} holds"), fetch
+    problem = f": {ahead['fault']['message']}" if "fault" in ahead else ""
+    return Action(Phase.MATERIALISE, "resolve", f"see what {shown(spec.source)} holds{problem}"), fetch
 
 
 def fitting(spec: ModelSpec, state: ModelState, world: World) -> Fit | None:

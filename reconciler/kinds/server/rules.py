@@ -126,7 +126,8 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
         return Change(ref, Op.DENIED, fit.refusal, where=declared.where)
     size = _size(spec, world)
     waits = _waits_for(spec, world)
-    begin = Action(Phase.START, "start", f"start a process and wait until it is ready{_told(fit)}", hold=waits)
+    told = _told(fit, spec.context)
+    begin = Action(Phase.START, "start", f"start a process and wait until it is ready{told}", hold=waits)
     hung = any(i.life is Life.UNRESPONSIVE for i in stale)
     leaving = [i for i in stale if i.life is not Life.RETIRING]
     tight = bool(stale) and size > world.host.memory_available > 0
@@ -249,8 +250,11 @@ def demand(spec: ServerSpec, found: Callable[[Ref], Any]) -> Demand:
     )
 
 
-def _told(fit: Fit | None) -> str:
-    return f" · {fit.reason}" if fit is not None else ""
+def _told(fit: Fit | None, context: int) -> str:
+    if fit is None:
+        return ""
+    longer = f"; its context is longer than the {fit.trained} tokens that it was trained for"
+    return f" · {fit.reason}" + (longer if 0 < fit.trained < context else "")
 
 
 def _size(spec: ServerSpec, world: World) -> int:
