@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.e2e.conftest import ENGINE
+from tests.e2e.conftest import ENGINE, entry, manifest
 from tests.e2e.stage import Stage
 from tests.support.hub import Hub
 from tests.support.processes import wait_until
@@ -273,3 +274,25 @@ def test_bytes_that_another_tool_has_already_are_linked_and_not_fetched(stage: S
     assert sum(hub.cdn.sent.values()) == before
     assert there.stat().st_mode == mode
     assert any("Adopted" in e or "cache" in e for e in stage.happened("model/chat", "Adopted"))
+
+
+@pytest.mark.parametrize(
+    ("devices", "layers", "said"),
+    [
+        ([{"name": "gpu", "total": 8 << 30, "free": 7 << 30}], ("--gpu-layers", "5"), "all 5 layers on the GPU"),
+        ([{"name": "gpu", "total": 1 << 20, "free": 1 << 20}], ("--gpu-layers", "0"), "only 0 of 5 layers fit the GPU"),
+        ([], None, "on the CPU"),
+    ],
+    ids=["all of it", "none of it", "no GPU"],
+)
+def test_gpu_layers_follow_from_the_memory_of_the_gpus(
+    fake: Stage, devices: list[object], layers: tuple[str, str] | None, said: str
+) -> None:
+    fake.environment["RECONCILER_DEVICES"] = json.dumps(devices)
+    fake.write(manifest(fake, entry(source="models/endless.gguf")))
+    fake.run("apply")
+    argv = psutil.Process(fake.server()).cmdline()
+    found = ("--gpu-layers", argv[argv.index("--gpu-layers") + 1]) if "--gpu-layers" in argv else None
+    assert found == layers
+    told = json.loads(fake.run("inspect", "models/endless.gguf", "--context", "1k", "-o", "json").stdout)
+    assert said in told["model"]["fit"]["reason"]
