@@ -95,7 +95,8 @@ async def survey(listing: Listing, spec: ModelSpec, tap: Tap, host: HostFacts) -
         "why": list(choice.why),
     }
     if len(headers) == len(choice.offer.files):
-        facts |= _told(headers, spec, choice.offer.files[0].name)
+        told = _told(headers, spec, choice.offer.files[0].name)
+        facts |= told | {"licence": listing.licence or told.get("licence", "")}
     notes = (*listing.notes, *([facts["note"]] if facts.get("note") else []))
     return Survey(tuple(remotes), listing.resolved, listing.licence, False, _plain(facts), choice.why, notes)
 
