@@ -40,6 +40,7 @@ class Tools:
     )  # another kind's resource as it is observed now; None when it is not there
     host: Callable[[], HostFacts] = HostFacts
     ahead: dict[str, str] = field(default_factory=dict)  # by pin: what a source holds, for a plan only
+    looked: dict[str, Any] = field(default_factory=dict)  # by pin: what a source was just found to hold
     bringing: dict[str, asyncio.Lock] = field(default_factory=dict)  # by sha256 or part: who brings it now
     watched: dict[str, Watched] = field(default_factory=dict)  # by nonce
     downloads: Slots = field(default_factory=lambda: Slots(3))

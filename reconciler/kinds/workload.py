@@ -80,9 +80,9 @@ async def stop(row: ProcessRow, tools: Tools, grace: float) -> None:
 
 
 def forget(nonce: str, tools: Tools) -> None:
-    """The process is surely gone: drop its row, then its key; a row without a key would be a server nobody may ask."""
-    tools.ledger.forget_process(nonce)
+    """The process is surely gone: drop its key and its row."""
     tools.files.remove(tools.layout.key(nonce))
+    tools.ledger.forget_process(nonce)
     tools.watched.pop(nonce, None)
 
 

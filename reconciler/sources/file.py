@@ -91,7 +91,8 @@ def _copy(source: Path, target: Path, progress: Progress, stop: threading.Event)
     """Copy and hash in one pass; what came must be what the file was when it was opened."""
     with _opened(source) as data:
         before = os.fstat(data.fileno())
-        target.unlink(missing_ok=True)  # never through a link that an earlier try left
+        with disk_faults(target):
+            target.unlink(missing_ok=True)  # never through a link that an earlier try left
         with disk_faults(target), target.open("x+b") as out:
             shared = _reflink(data, out)
             digest = _hash(source, out if shared else data, None if shared else out, before.st_size, progress, stop)

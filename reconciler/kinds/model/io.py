@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from reconciler.foreign.home import this_home
 from reconciler.host import secrets
 from reconciler.host.bulk import in_bulk
 from reconciler.host.fetch import Progress
+from reconciler.host.files import disk_full, nearest_folder
 from reconciler.kinds.base import Tools
 from reconciler.kinds.model.repair import Patch, restore
 from reconciler.kinds.model.rules import ModelRules, ModelState
@@ -27,6 +30,7 @@ from reconciler.sources import Brought, Hub, Remote, Request, Tap, source_for
 from reconciler.store.blobs import token
 from reconciler.store.ledger import Artifact
 
+FRESH = 60.0  # seconds that what a source said is still believed
 CANDIDATES = 8  # files of other tools that are hashed in search of one
 
 
@@ -153,6 +157,7 @@ async def _resolve(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
         tools.progress(ref, f"looking at {shown(spec.source)}", 0, None)
         seen = await surveyed(spec, spec.resolved or spec.source, tools)
         tools.ledger.pin(spec.pin, seen.facts)
+        tools.looked[spec.pin] = (time.monotonic(), spec.load, seen)
     for line in seen.why:
         tools.ledger.event(str(ref), "Considered", line)
     for note in seen.notes:
@@ -180,7 +185,13 @@ async def surveyed(spec: ModelSpec, source: str, tools: Tools) -> Survey:
     """What a source (the spec's own, or its immutable form) holds of what the spec asks for. Raises Fault."""
     tap = tap_for(spec, tools)
     listing = await source_for(source).find(source, tap)
-    return await survey(listing, spec, tap, tools.host())
+    return await survey(listing, spec, tap, tools.host(), lambda size: _room(size, tools))
+
+
+def _room(size: int, tools: Tools) -> None:
+    """Raise Fault where so many bytes have no room."""
+    if size > shutil.disk_usage(nearest_folder(tools.layout.partial)).free:
+        raise disk_full(tools.layout.partial, size)
 
 
 def tap_for(spec: ModelSpec, tools: Tools) -> Tap:
@@ -206,8 +217,15 @@ async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools, priority: int) -> None
     if known and known[0].name and all(piece.sha256 for piece in known):
         seen = await _as_known(spec, source, known, tools)
     else:
-        seen = await surveyed(spec, source, tools)
+        seen = _looked_just_now(spec, tools) or await surveyed(spec, source, tools)
     await _bring(ref, spec, replace(seen, known=known), tools, wanted, priority)
+
+
+def _looked_just_now(spec: ModelSpec, tools: Tools) -> Survey | None:
+    """What a look at the source gave a moment ago; once only, since a fetch that fails had better look again."""
+    at, load, seen = tools.looked.pop(spec.pin, (0.0, None, None))
+    fresh = time.monotonic() - at < FRESH and load == spec.load
+    return seen if fresh and isinstance(seen, Survey) else None
 
 
 async def _as_known(spec: ModelSpec, source: str, known: tuple[Piece, ...], tools: Tools) -> Survey:

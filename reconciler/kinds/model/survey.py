@@ -62,8 +62,13 @@ class Survey:
     known: tuple[Piece, ...] = ()  # which bytes these files must have, as far as that is known
 
 
-async def survey(listing: Listing, spec: ModelSpec, tap: Tap, host: HostFacts) -> Survey:
-    """Choose, read the headers, judge. Raises Fault where the source does not hold what was asked for."""
+async def survey(
+    listing: Listing, spec: ModelSpec, tap: Tap, host: HostFacts, room: Callable[[int], None] | None = None
+) -> Survey:
+    """Choose, read the headers, judge. Raises Fault where the source does not hold what was asked for.
+
+    `room` raises Fault where so many bytes have no room here.
+    """
     if listing.opaque:
         return Survey(
             ((spec.role, listing.files[0]),),
@@ -80,13 +85,15 @@ async def survey(listing: Listing, spec: ModelSpec, tap: Tap, host: HostFacts) -
     best = await _judge_of_fit(listing, spec, read, host) if fit else no_fit
     choice, headers = choose(listing.files, spec, best), []
     remotes = [(spec.role, remote) for remote in choice.offer.files]
-    for _, remote in remotes:
+    if choice.projector is not None:
+        remotes.append((MMPROJ, choice.projector))
+    if room is not None:
+        room(sum(remote.size or 0 for _, remote in remotes))
+    for remote in choice.offer.files:
         found = await read(remote)
         if found is None:
             break
         headers.append(found)
-    if choice.projector is not None:
-        remotes.append((MMPROJ, choice.projector))
     facts: dict[str, Any] = {
         "resolved": listing.resolved,
         **_file(*remotes[0]),
