@@ -11,10 +11,10 @@ quickstart: $(VENV)/.runs
 	@$(BIN)/python examples/quickstart/ask.py --stack $(STACK) --reconcile $(BIN)/reconcile
 
 test: $(VENV)/.tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n 3
 
 test-fast: $(VENV)/.tests
-	$(BIN)/python -m pytest -n auto -m "not slow and not e2e"
+	$(BIN)/python -m pytest -n 3 -m "not slow and not e2e"
 
 # Generated histories and manifests in large numbers, half an hour or so; the counts stand at the end.
 nightly: $(VENV)/.tests

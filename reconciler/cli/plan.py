@@ -43,4 +43,5 @@ def command(
         click.echo("\n".join(plan_lines(plan, everything=everything, drift=all_drift)))
         if out is not None:
             click.echo(f"saved: `reconcile apply {out}` carries it out while nothing has moved")
-    sys.exit(int(Exit.DENIED if plan.denied else Exit.DONE if plan.empty else Exit.PENDING))
+    denied = Exit.ERROR if all(change.wrong for change in plan.denied) else Exit.DENIED
+    sys.exit(int(denied if plan.denied else Exit.DONE if plan.empty else Exit.PENDING))

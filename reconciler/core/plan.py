@@ -108,6 +108,7 @@ class Change:
     where: Where | None = None
     drift: bool = False
     contested: bool = False
+    wrong: bool = False
     halt: Halt | None = None
 
 

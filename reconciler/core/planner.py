@@ -212,11 +212,11 @@ def refuse_paused(paused: frozenset[Ref]) -> None:
 
 
 def refuse_denied(plan: Plan) -> None:
-    """Raise Refused (exit code 3) when the plan holds something that will not be done."""
+    """Raise Refused when the plan holds something that will not be done: exit code 3, or 1 for mere mistakes."""
     if plan.denied:
         raise Refused(
             [Diagnostic(c.reason, c.where, path=str(c.ref)) for c in plan.denied],
-            exit_code=Exit.DENIED,
+            exit_code=Exit.ERROR if all(c.wrong for c in plan.denied) else Exit.DENIED,
         )
 
 

@@ -74,7 +74,7 @@ class ModelRules:
             return Change(ref, Op.DENIED, verdict.refusal, where=declared.where)
         if (fault := state.foreseen.get("fault")) and fault["final"] and not state.found:
             hint = f" ({fault['hint']})" if fault["hint"] else ""
-            return Change(ref, Op.DENIED, f"{fault['message']}{hint}", where=declared.where)
+            return Change(ref, Op.DENIED, f"{fault['message']}{hint}", where=declared.where, wrong=True)
         fields = _fields(ref, owned.spec, spec) if owned else ()
         op = Op.CREATE if owned is None else Op.REPLACE if fields else Op.UPDATE
         gone = "its file is gone from the store" if owned else "not here yet"
