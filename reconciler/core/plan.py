@@ -96,7 +96,8 @@ class Change:
     """What happens to one resource, why, and at what price.
 
     `drift` says that the world moved, not the manifest; `contested` that it was put back too often to try at once;
-    `halt` that a person has to resume something first.
+    `halt` that a person has to resume something first; `wrong` of what is denied, that it cannot be had as asked: a
+    mistake, and no matter of policy.
     """
 
     ref: Ref
