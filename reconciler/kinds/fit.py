@@ -10,12 +10,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reconciler.core.state import HostFacts
-from reconciler.gguf import memory as estimates
-from reconciler.gguf.memory import Need, Use, Verdict
-from reconciler.gguf.shape import Shape
+
+if TYPE_CHECKING:  # commands that judge nothing do not wait for the tables of estimates
+    from reconciler.gguf.memory import Fit as Found
+    from reconciler.gguf.memory import Need, Use
+    from reconciler.gguf.shape import Shape
 
 NONE = "{}"  # the shape of what nothing is known of
 
@@ -46,12 +48,12 @@ class Fit:
     """A verdict with its numbers. `memory` (bytes) is what the server takes, `trained` the model's own context."""
 
     memory: int
-    found: estimates.Fit
+    found: Found
     trained: int = 0
 
     @property
     def refused(self) -> bool:
-        return self.found.verdict is Verdict.RED
+        return self.found.verdict.value == "RED"
 
     @property
     def reason(self) -> str:
@@ -68,15 +70,19 @@ def judged(shape: str, demand: Demand, host: HostFacts) -> Fit | None:
     """How it fits; None where the shape says nothing."""
     if len(shape) <= len(NONE):
         return None
+    from reconciler.gguf.memory import judge
+
     made, use = shape_from(shape), use_of(demand)
     if made is None:
         return None
-    return Fit(_need(made, use).total, estimates.judge(made, use, host, demand.at_most or None), made.context)
+    return Fit(_need(made, use).total, judge(made, use, host, demand.at_most or None), made.context)
 
 
 @lru_cache(maxsize=1024)
 def shape_from(text: str) -> Shape | None:
     """A shape from its JSON; None for one that a person has broken in a lock."""
+    from reconciler.gguf.shape import Shape
+
     try:
         return Shape.from_json(json.loads(text))
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -85,11 +91,16 @@ def shape_from(text: str) -> Shape | None:
 
 @lru_cache(maxsize=1024)
 def _need(shape: Shape, use: Use) -> Need:
-    return estimates.estimate(shape, use)
+    from reconciler.gguf.memory import estimate
+
+    return estimate(shape, use)
 
 
 def use_of(demand: Demand) -> Use:
     """The demand in the words of the estimate."""
+    from reconciler.gguf.memory import Use
+    from reconciler.gguf.shape import Shape
+
     options = {name.replace("-", "_"): value for name, value in demand.options}
     draft = shape_from(demand.draft) if len(demand.draft) > len(NONE) else None
     return Use(

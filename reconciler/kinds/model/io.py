@@ -9,26 +9,27 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Action
 from reconciler.core.state import Declared, Found, Observation
-from reconciler.foreign import caches, link
-from reconciler.foreign.home import this_home
 from reconciler.host import secrets
 from reconciler.host.bulk import in_bulk
 from reconciler.host.fetch import Progress
 from reconciler.host.files import disk_full, nearest_folder
 from reconciler.kinds.base import Tools
-from reconciler.kinds.model.repair import Patch, restore
 from reconciler.kinds.model.rules import ModelRules, ModelState
 from reconciler.kinds.model.spec import ModelSpec, Piece, pieces, shape_text, shown
-from reconciler.kinds.model.survey import Survey, facts_of, judge_file, survey
 from reconciler.sources import Brought, Hub, Remote, Request, Tap, source_for
 from reconciler.store.blobs import token
 from reconciler.store.ledger import Artifact
+
+if TYPE_CHECKING:  # what only work on bytes needs is loaded when there is some
+    from reconciler.foreign.caches import Cache
+    from reconciler.kinds.model.repair import Patch
+    from reconciler.kinds.model.survey import Survey
 
 FRESH = 60.0  # seconds that what a source said is still believed
 CANDIDATES = 8  # files of other tools that are hashed in search of one
@@ -66,6 +67,8 @@ class ModelKind:
             case "renew":
                 await _renew(ref, spec, tools, declared.priority)
             case "verify":
+                from reconciler.kinds.model.repair import restore
+
                 for piece in _pieces(spec, tools.ledger.pins().get(spec.pin)):
                     if not tools.blobs.holds(piece.sha256):
                         await restore(ref, piece.sha256, tools, _mending(spec, piece, tools))
@@ -166,6 +169,8 @@ async def _resolve(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
 
 async def _renew(ref: Ref, spec: ModelSpec, tools: Tools, priority: int) -> None:
     """See what the source is now, whatever was pinned; what is in use stays so until the new bytes are here."""
+    from reconciler.kinds.model.survey import survey
+
     anew = replace(spec, locked="", resolved="", size=0, pieces=(), shape="")
     pin = tools.ledger.pins().get(spec.pin, {})
     tap = tap_for(spec, tools)
@@ -183,6 +188,8 @@ async def _renew(ref: Ref, spec: ModelSpec, tools: Tools, priority: int) -> None
 
 async def surveyed(spec: ModelSpec, source: str, tools: Tools) -> Survey:
     """What a source (the spec's own, or its immutable form) holds of what the spec asks for. Raises Fault."""
+    from reconciler.kinds.model.survey import survey
+
     tap = tap_for(spec, tools)
     listing = await source_for(source).find(source, tap)
     return await survey(listing, spec, tap, tools.host(), lambda size: _room(size, tools))
@@ -223,13 +230,16 @@ async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools, priority: int) -> None
 
 def _looked_just_now(spec: ModelSpec, tools: Tools) -> Survey | None:
     """What a look at the source gave a moment ago; once only, since a fetch that fails had better look again."""
+    seen: Survey | None
     at, load, seen = tools.looked.pop(spec.pin, (0.0, None, None))
     fresh = time.monotonic() - at < FRESH and load == spec.load
-    return seen if fresh and isinstance(seen, Survey) else None
+    return seen if fresh else None
 
 
 async def _as_known(spec: ModelSpec, source: str, known: tuple[Piece, ...], tools: Tools) -> Survey:
     """The files that a pin names, at their source. Nothing is asked of it while all of them are in the store."""
+    from reconciler.kinds.model.survey import Survey
+
     if all(tools.blobs.holds(piece.sha256) for piece in known):
         remotes = tuple((piece.role, Remote(piece.name, (), piece.size, piece.sha256)) for piece in known)
         return Survey(remotes, spec.resolved)
@@ -252,6 +262,8 @@ async def _as_known(spec: ModelSpec, source: str, known: tuple[Piece, ...], tool
 
 async def _bring(ref: Ref, spec: ModelSpec, seen: Survey, tools: Tools, wanted: str, priority: int) -> None:
     """Every file of what was chosen, one after the other; `wanted` is the sha256 of the first, if that is known."""
+    from reconciler.kinds.model.survey import facts_of
+
     tap = tap_for(spec, tools)
     total = sum(remote.size or 0 for _, remote in seen.remotes) or None
     done: list[Brought] = []
@@ -283,6 +295,8 @@ async def _one(
     priority: int,
 ) -> Brought:
     """One file into the store, unless it is there; two models that want the same file wait for each other."""
+    from reconciler.kinds.model.survey import judge_file
+
     role, remote = seen.remotes[number]
     part = _part(spec, tools, number)
     lock = tools.bringing.setdefault(wanted or str(part), asyncio.Lock())
@@ -311,6 +325,8 @@ async def _adopted(
     ref: Ref, wanted: str, remote: Remote, part: Path, tools: Tools, progress: Progress
 ) -> Brought | None:
     """The file from another tool's cache on this machine, linked into the store; None where there is none."""
+    from reconciler.foreign import caches, link
+
     places = _caches()
     found, tried = await in_bulk(caches.lookup, wanted, remote.size, places), set[Path]()
     while found is not None and len(tried) < CANDIDATES:
@@ -334,7 +350,10 @@ async def _adopted(
     return None
 
 
-def _caches() -> list[caches.Cache]:
+def _caches() -> list[Cache]:
+    from reconciler.foreign import caches
+    from reconciler.foreign.home import this_home
+
     try:
         home = this_home()
     except RuntimeError:  # a service without a home folder
