@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,10 +121,13 @@ def _deepened(checks: list[Check], tools: Tools, progress: Progress) -> list[Che
         if one not in readable:
             out.append(one)
             continue
-        base, name = before, one.name
-        out.append(_proved(one, tools, lambda done, base=base, name=name: progress(name, base + done, total)))  # type: ignore[misc]
+        out.append(_proved(one, tools, partial(_counted, progress, one.name, before, total)))
         before += one.size
     return out
+
+
+def _counted(progress: Progress, name: str, before: int, total: int, done: int) -> None:
+    progress(name, before + done, total)
 
 
 def _proved(one: Check, tools: Tools, progress: Callable[[int], None]) -> Check:

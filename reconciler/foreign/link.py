@@ -25,7 +25,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import signal
 import stat
 import sys
@@ -39,7 +38,7 @@ from reconciler.foreign.caches import Candidate
 from reconciler.host.bulk import in_bulk
 from reconciler.host.digest import Digest
 from reconciler.host.effects import Effects
-from reconciler.host.files import disk_faults, disk_full, nearest_folder
+from reconciler.host.files import disk_faults, require_room
 
 PIECE = 1 << 20
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
@@ -90,7 +89,7 @@ async def take(candidate: Candidate, part: Path, effects: Effects, progress: Pro
 def drop(part: Path, effects: Effects) -> None:
     """Let go of what `take` brought; the original stays."""
     if part.is_symlink() or part.exists():
-        with effects("drop", part):
+        with effects("drop", part), disk_faults(part):
             part.unlink(missing_ok=True)
 
 
@@ -198,8 +197,7 @@ def _linked(candidate: Candidate, info: os.stat_result, part: Path) -> bool:
 
 
 def _copied(source: int, part: Path, size: int, progress: Progress) -> tuple[str, int, tuple[str, ...]]:
-    if size > shutil.disk_usage(nearest_folder(part.parent)).free:
-        raise disk_full(part, size)
+    require_room(part, size)
     with disk_faults(part):
         target = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(target, "wb") as out:

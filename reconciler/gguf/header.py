@@ -13,12 +13,13 @@ sound in itself: names are there once, rows are whole blocks, no tensor is count
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 MAGIC = b"GGUF"
 MAX_HEADER = 128 << 20  # bytes; vocabularies and merges of half a million entries take about 15 MiB
+PREFIX = 1 << 20  # bytes that most headers fit
 MAX_KEYS = 65_536
 MAX_TENSORS = 131_072  # a tensor for each of 256 experts in 61 layers makes 47,000
 MAX_TEXT = 16 << 20  # bytes of names and texts that are built, over all
@@ -219,6 +220,21 @@ def parse(buffer: bytes | memoryview) -> Header:
     Each call begins anew: double the prefix from call to call, and all calls cost twice the last one.
     """
     return _Parser(memoryview(buffer)).header()
+
+
+def reading() -> Generator[int, bytes, Header]:
+    """How to read a header, wherever it lies: yields the length (bytes) of the prefix that is wanted, and is sent it,
+    shorter only where the file ends; returns the header. Raises NotGguf.
+    """
+    wanted = PREFIX
+    while True:
+        prefix = yield wanted
+        try:
+            return parse(prefix)
+        except Short as short:
+            if len(prefix) < wanted or wanted >= MAX_HEADER:
+                raise NotGguf(f"it ends after {len(prefix)} bytes, inside its own header") from short
+            wanted = min(max(wanted * 2, short.needed), MAX_HEADER)
 
 
 class _Parser:

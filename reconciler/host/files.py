@@ -136,6 +136,12 @@ def disk_faults(path: Path) -> Iterator[None]:
         ) from error
 
 
+def require_room(path: Path, needed: int, spare: int = 0) -> None:
+    """Raise Fault unless the disk of `path` has room for `needed` bytes and leaves `spare` of them free."""
+    if needed > shutil.disk_usage(nearest_folder(path)).free - spare:
+        raise disk_full(path, needed)
+
+
 def disk_full(path: Path, needed: int) -> Fault:
     """The fault for a disk without room; `needed` in bytes, 0 where it is not known."""
     free = shutil.disk_usage(nearest_folder(path)).free

@@ -43,6 +43,9 @@ class Demand:
     options: tuple[tuple[str, Any], ...] = ()
 
 
+PLAIN = Demand()
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """A verdict with its numbers. `memory` (bytes) is what the server takes, `trained` the model's own context."""

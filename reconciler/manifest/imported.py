@@ -5,14 +5,12 @@ Each importer writes what it understands; what the language then does not take i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from reconciler.core.diagnostics import Diagnostic, Refused, Where
 from reconciler.foreign import write
-from reconciler.foreign.draft import Draft, Section
+from reconciler.foreign.draft import Draft
 from reconciler.kinds.engine.llama_host import flags
 from reconciler.kinds.engine.spec import EMBEDDED
 from reconciler.manifest.later import unsupported
@@ -101,7 +99,7 @@ def _path(document: Document, where: Where | None) -> tuple[str | int, ...]:
 
 def _remove(draft: Draft, path: tuple[str | int, ...], why: str) -> None:
     names = [str(part) for part in path]
-    entries: Mapping[str, dict[str, Any]] = draft.entries.get(names[0], {})  # type: ignore[call-overload]
+    entries = next((inner for section, inner in draft.entries.items() if section == names[0]), {})
     if names[0] == "gateway":
         for key in names[1:2] or list(draft.gateway):
             draft.gateway.pop(key, None)
@@ -114,8 +112,7 @@ def _remove(draft: Draft, path: tuple[str | int, ...], why: str) -> None:
             del inner[names[2]]
         draft.leave(f"`{'.'.join(names)}`", f"it is not possible here: {why}")
     elif len(names) >= 2 and names[1] in entries:
-        section: Section = names[0]  # type: ignore[assignment]
-        del draft.entries[section][names[1]]
+        del entries[names[1]]
         draft.leave(f"`{'.'.join(names[:2])}`", f"it is not possible here: {why}")
     elif names[0] in draft.entries:
         draft.entries[names[0]].clear()

@@ -12,7 +12,6 @@ import binascii
 import csv
 import io
 import os
-import shutil
 import struct
 import threading
 import zipfile
@@ -26,7 +25,7 @@ from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.host.bulk import in_bulk
 from reconciler.host.digest import Digest
 from reconciler.host.fetch import Progress
-from reconciler.host.files import disk_faults, disk_full, nearest_folder
+from reconciler.host.files import disk_faults, require_room
 from reconciler.sources.parts import Entry
 
 TAIL = 64 << 10  # bytes from the end that are read first: most directories and RECORDs lie within
@@ -204,9 +203,9 @@ def join(wanted: Sequence[tuple[Path, str]], target: Path, progress: Progress, s
     Raises Unfit, or Fault where the disk has no room. `stop` ends it early, as the thread cannot be cancelled.
     """
     digest, size = Digest(), sum(_member(path, name).file_size for path, name in wanted)
-    if size > shutil.disk_usage(nearest_folder(target)).free:
-        raise disk_full(target, size)
-    target.unlink(missing_ok=True)  # never through a link that an earlier try left
+    require_room(target, size)
+    with disk_faults(target):
+        target.unlink(missing_ok=True)  # never through a link that an earlier try left
     with disk_faults(target), target.open("xb") as out:
         for path, name in wanted:
             _append(path, name, out, digest, lambda done: progress(done, size), stop)

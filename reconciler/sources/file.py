@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 import threading
 from pathlib import Path
@@ -18,7 +17,7 @@ from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.host.bulk import in_bulk, in_bulk_until
 from reconciler.host.digest import Digest
 from reconciler.host.fetch import Progress
-from reconciler.host.files import disk_faults, disk_full, nearest_folder
+from reconciler.host.files import disk_faults, require_room
 from reconciler.sources import Brought, Listing, Remote, Request, Tap
 from reconciler.sources.names import printable, shards
 
@@ -37,8 +36,7 @@ async def bring(request: Request, tap: Tap) -> Brought:
     path, part = Path(request.remote.urls[0]), request.part
     tap.files.folder(part.parent)
     size = _remote(path, 1).size or 0
-    if size > shutil.disk_usage(nearest_folder(part)).free:
-        raise disk_full(part, size)
+    require_room(part, size)
     stop = threading.Event()
     with tap.effects("copy", part):
         digest = await in_bulk_until(stop, _copy, path, part, request.progress, stop)

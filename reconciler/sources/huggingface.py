@@ -18,13 +18,12 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
-from time import monotonic, time
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from reconciler.core.diagnostics import Fault, FaultClass
-from reconciler.host.fetch import OPEN, Access
+from reconciler.host.fetch import OPEN, Access, retry_after
 from reconciler.sources import Brought, Listing, Remote, Request, Tap, url
 from reconciler.sources.names import printable
 
@@ -138,7 +137,7 @@ def _found() -> str:
         return ""
     try:
         return get_token() or ""
-    except Exception as error:
+    except Exception as error:  # of whatever keeps it: a file, a keyring, a log-in that has run out
         raise Fault(
             "TOKEN_UNREADABLE",
             f"the hub client's own token cannot be read: {type(error).__name__}",
@@ -234,7 +233,7 @@ def _ask(place: Place, wanted: Wanted) -> ModelInfo:
             _check_access(api, info)
     except Fault:
         raise
-    except Exception as error:
+    except Exception as error:  # the client trips over an answer that makes no sense in ways without number
         raise _meant(error, place, wanted) from error
     _check(info, place, wanted)
     return info
@@ -458,11 +457,6 @@ def _with(fault: Fault, passed: Iterable[str]) -> Fault:
 
 
 def _after(headers: Any) -> float:
-    """Seconds to wait, from Retry-After (a number or a date) or from the hub's own RateLimit; at most an hour."""
-    text = headers.get("retry-after", "")
-    try:
-        seconds = float(text) if text.isdigit() else parsedate_to_datetime(text).timestamp() - time()
-    except (ValueError, TypeError):
-        limit = re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,6})", headers.get("ratelimit", ""))
-        seconds = float(limit[1]) if limit else 0.0
-    return min(max(seconds, 0.0), 3600.0)
+    """Seconds to wait, from Retry-After or from the hub's own RateLimit; at most an hour."""
+    limit = re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,6})", headers.get("ratelimit", ""))
+    return retry_after(headers) or (min(float(limit[1]), 3600.0) if limit else 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import zlib
 from pathlib import Path
 
@@ -180,8 +181,8 @@ async def test_it_happens_inside_an_effect(tmp_path: Path, part: Path) -> None:
 
 async def test_no_room_for_a_copy_is_told(tmp_path: Path, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = candidate(tmp_path / "blob", mode=0o666)
-    usage = link.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(link.shutil, "disk_usage", lambda path: usage._replace(free=10))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
     if link._cloned(fd := os.open(one.path, os.O_RDONLY), probe := tmp_path / "probe"):
         probe.unlink()
         pytest.skip("a reflink needs no room")

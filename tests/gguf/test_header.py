@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.gguf.header import BLOCKS, KEEP_ARRAY, TYPES, Header, NotGguf, Short, parse, type_name
+from reconciler.gguf.header import BLOCKS, KEEP_ARRAY, PREFIX, TYPES, Header, NotGguf, Short, parse, reading, type_name
 from tests.support.tiny_gguf import QUANTS, tiny_gguf
 
 FUZZ = settings(max_examples=300, derandomize=True, deadline=None, database=None)
@@ -335,3 +335,33 @@ def test_flipped_bits_give_a_header_or_one_of_two_errors(rich: bytes, data: st.D
         assert isinstance(found.context_length, int)
     elif isinstance(found, Short):
         assert found.needed > len(damaged)
+
+
+def vocabulary(texts: int) -> bytes:
+    tokens = b"".join(string(b"token%d" % i) for i in range(texts))
+    return head(1) + pair(b"tokenizer.ggml.tokens", 9, array(8, texts, tokens))
+
+
+@pytest.mark.parametrize("texts", [10, 100_000, 400_000], ids=["one prefix", "two", "several"])
+def test_a_header_is_read_in_growing_prefixes_and_not_much_further(texts: int) -> None:
+    whole = vocabulary(texts)
+    data = whole + bytes(8 << 20)
+    steps = reading()
+    asked, found = [next(steps)], None
+    try:
+        while True:
+            asked.append(steps.send(data[: asked[-1]]))
+    except StopIteration as done:
+        found = done.value
+    assert found == parse(data)
+    assert asked == sorted(set(asked))
+    assert asked[-1] <= max(PREFIX, 2 * len(whole))
+
+
+@pytest.mark.parametrize("length", [0, 3, 30, 4000])
+def test_a_file_that_ends_inside_its_header_is_told_so(length: int) -> None:
+    whole = vocabulary(1000)
+    steps = reading()
+    next(steps)
+    with pytest.raises(NotGguf, match=f"ends after {length} bytes"):
+        steps.send(whole[:length])

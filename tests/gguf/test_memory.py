@@ -290,7 +290,7 @@ def test_green_is_never_more_than_there_is(need: Need, host: HostFacts) -> None:
     assert 0 <= found.gpu_layers <= len(need.layers)
     if found.verdict is Verdict.GREEN:
         assert all(row.takes <= row.free for row in found.rows)
-        assert found.rows[0].takes <= host.memory_total - reserve(host.memory_total)
+        assert found.rows[0].takes <= max(0, host.memory_total - reserve(host.memory_total))  # nothing always fits
         assert found.remedy == ""
     else:
         assert found.remedy or not host.memory_total

@@ -22,12 +22,12 @@ from reconciler.host.fetch.part import MARGIN, SYNC_EVERY, WINDOW, Part, Patch, 
 from reconciler.host.fetch.patience import Patience
 from reconciler.host.fetch.slots import Slots
 from reconciler.host.fetch.transfer import SEGMENT, Changed, Transfer
-from reconciler.host.fetch.wire import OPEN, PIECE, Access, Wire, shown
+from reconciler.host.fetch.wire import OPEN, PIECE, Access, Wire, retry_after, shown
 from reconciler.host.files import Files
 
 __all__ = [
     "BLOCK", "MARGIN", "OPEN", "PIECE", "SEGMENT", "SYNC_EVERY", "WINDOW",
-    "About", "Access", "Fetch", "Fetched", "Patience", "Progress", "Slots",
+    "About", "Access", "Fetch", "Fetched", "Patience", "Progress", "Slots", "retry_after",
 ]  # fmt: skip
 
 CONNECTIONS = 4  # for one file

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from reconciler.host.effects import Effects
 from reconciler.host.fetch import spans
 from reconciler.host.fetch.frontier import Frontier, reader
 from reconciler.host.fetch.threads import begin, in_thread
-from reconciler.host.files import Files, disk_faults, disk_full, nearest_folder
+from reconciler.host.files import Files, disk_faults, require_room
 
 SYNC_EVERY = 8 << 20  # bytes between two syncs
 UNSAFE = 10 << 20  # bytes that may wait for a sync: with what the connections hold, less than a segment
@@ -137,9 +136,7 @@ class Part:
     def bind(self, url: str, version: Version) -> None:
         self.url, self.version = key(url), version
         if version.size is not None:
-            needed = version.size - self.done
-            if needed > shutil.disk_usage(nearest_folder(self.path)).free - MARGIN:
-                raise disk_full(self.path, needed)
+            require_room(self.path, version.size - self.done, spare=MARGIN)
         self._told(self.done, self.size)
 
     def ended_at(self, size: int) -> None:

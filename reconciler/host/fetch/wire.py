@@ -282,13 +282,13 @@ def status_fault(url: str, status: int, headers: Mapping[str, str]) -> Fault:
     if status in (404, 410):
         return Fault("NOT_FOUND", what, hint="check the source in the manifest", kind=FaultClass.PERMANENT)
     if status in (408, 425, 429) or status >= 500:
-        return Fault("SOURCE_BUSY", what, after=_retry_after(headers))
+        return Fault("SOURCE_BUSY", what, after=retry_after(headers))
     if status == 416:
         return Fault("RANGE_REFUSED", f"{what}: the rest of the file is not to be had; it is begun again")
     return Fault("SOURCE_REFUSED", what, kind=FaultClass.PERMANENT)
 
 
-def _retry_after(headers: Mapping[str, str]) -> float:
+def retry_after(headers: Mapping[str, str]) -> float:
     """Retry-After in seconds, from its number or date form; at most an hour, 0 where it is absent or odd."""
     text = headers.get("retry-after", "")
     try:

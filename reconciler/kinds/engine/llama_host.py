@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from typing import Any
 
 FLASH = {"auto": -1, "off": 0, "on": 1}
 POOLING = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
@@ -74,20 +75,20 @@ def main() -> int:
     os._exit(0)
 
 
-def configure(params: object, given: argparse.Namespace, xllamacpp: object) -> None:
+def configure(params: Any, given: argparse.Namespace, xllamacpp: Any) -> None:
     """Set what was given; what was not keeps llama.cpp's own default."""
 
     def put(name: str, value: object) -> None:
         if value is not None:
             setattr(params, name, value)
 
-    params.model.path = given.model  # type: ignore[attr-defined]
+    params.model.path = given.model
     if given.mmproj:
-        params.mmproj.path = given.mmproj  # type: ignore[attr-defined]
+        params.mmproj.path = given.mmproj
     if given.model_draft:
-        params.speculative.draft.mparams.path = given.model_draft  # type: ignore[attr-defined]
-        kind = xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE  # type: ignore[attr-defined]
-        params.speculative.types = [kind]  # type: ignore[attr-defined]
+        params.speculative.draft.mparams.path = given.model_draft
+        kind = xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE
+        params.speculative.types = [kind]
     put("lora_adapters", [_adapter(xllamacpp, *one) for one in adapters(given)] or None)
     put("model_alias", {given.alias})
     put("hostnames", [given.host])
@@ -110,7 +111,7 @@ def configure(params: object, given: argparse.Namespace, xllamacpp: object) -> N
     put("warmup", False if given.no_warmup else None)
     put("ui", False)
     if given.threads is not None:
-        params.cpuparams.n_threads = given.threads  # type: ignore[attr-defined]
+        params.cpuparams.n_threads = given.threads
     enums = (
         ("flash_attn_type", "llama_flash_attn_type", FLASH.get(given.flash_attn)),
         ("cache_type_k", "ggml_type", CACHE.get(given.cache_type_k)),
@@ -128,8 +129,8 @@ def adapters(given: argparse.Namespace) -> list[tuple[str, float]]:
     return [*((path, 1.0) for path in given.lora), *((path, float(scale)) for path, _, scale in scaled)]
 
 
-def _adapter(xllamacpp: object, path: str, scale: float) -> object:
-    info = xllamacpp.CommonAdapterLoraInfo()  # type: ignore[attr-defined]
+def _adapter(xllamacpp: Any, path: str, scale: float) -> Any:
+    info = xllamacpp.CommonAdapterLoraInfo()
     info.path, info.scale = path, scale
     return info
 

@@ -83,7 +83,7 @@ def choose(files: Sequence[Remote], spec: ModelSpec, best: Best) -> Choice:
         faults = [*group.faults, *([f"part {missing} of {group.of} is missing"] if missing else [])]
         raise _fault("SHARDS_MISSING", f"{shown(spec.source)}: {fitting[0].label}: {'; '.join(faults)}", found, "")
     offer, why = _pick(whole, spec, best)
-    return Choice(offer, _projector(files, offer) if spec.projector else None, why)
+    return Choice(offer, projector_of(files, offer) if spec.projector else None, why)
 
 
 _WORDS = {MODEL: "a GGUF model", MMPROJ: "a projector", DRAFT: "a draft model", LORA: "an adapter"}
@@ -127,7 +127,7 @@ def _pick(found: list[Offer], spec: ModelSpec, best: Best) -> tuple[Offer, tuple
     return found[0], ()
 
 
-def _projector(files: Sequence[Remote], offer: Offer) -> Remote | None:
+def projector_of(files: Sequence[Remote], offer: Offer) -> Remote | None:
     """The projector that goes with a model: one in its own folder before one at the top."""
     found = offers(files, MMPROJ)
     folder = PurePosixPath(offer.files[0].name).parent

@@ -14,7 +14,7 @@ from reconciler.gguf.roles import summary
 from reconciler.gguf.shape import Shape, scaled, shape_of
 from reconciler.gguf.verdict import judge
 from reconciler.kinds.base import Tools
-from reconciler.kinds.fit import Demand, Fit, judged
+from reconciler.kinds.fit import Fit, judged
 from reconciler.kinds.model.choose import Offer, choose, offers
 from reconciler.kinds.model.io import tap_for
 from reconciler.kinds.model.spec import MMPROJ, MODEL, ModelSpec
@@ -43,7 +43,7 @@ async def inspect(spec: ModelSpec, tools: Tools) -> dict[str, Any]:
     if not headers:
         return told | {
             "model": None,
-            "offers": [_offer(chosen, None, spec.load.context)],
+            "offers": [_offer(chosen, None, spec.demand.context)],
             "note": "the server does not send parts of files",
         }
     beside = offers(listing.files, MMPROJ)
@@ -73,7 +73,7 @@ def _model(offer: Offer, headers: Sequence[Header], spec: ModelSpec, host: HostF
         "bits": round(verdict.bits, 2),
         "mixture": {part.type: round(part.share, 4) for part in verdict.mixture},
         "note": verdict.refusal or verdict.note or None,
-        "fit": _fit(judged(canonical(shape.to_json()), _demand(spec), host), spec.load.context),
+        "fit": _fit(judged(canonical(shape.to_json()), spec.demand, host), spec.demand.context),
     }
 
 
@@ -88,9 +88,9 @@ async def _offers(listing: Listing, spec: ModelSpec, tools: Tools, host: HostFac
 
     def fit(offer: Offer, known: Shape) -> Fit | None:
         text = canonical(scaled(known, offer.size or 0).to_json())
-        return judged(text, _demand(spec), host)
+        return judged(text, spec.demand, host)
 
-    return [_offer(o, fit(o, shape) if shape is not None and o.size else None, spec.load.context) for o in found]
+    return [_offer(o, fit(o, shape) if shape is not None and o.size else None, spec.demand.context) for o in found]
 
 
 def _offer(offer: Offer, fit: Fit | None, context: int) -> dict[str, Any]:
@@ -102,11 +102,6 @@ def _offer(offer: Offer, fit: Fit | None, context: int) -> dict[str, Any]:
         "whole": offer.group.whole,
         "fit": _fit(fit, context),
     }
-
-
-def _demand(spec: ModelSpec) -> Demand:
-    load = spec.load
-    return Demand(load.context, load.parallel, load.cache_k, load.cache_v, load.gpu_layers, load.at_most)
 
 
 def _fit(fit: Fit | None, context: int) -> dict[str, Any] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from reconciler.core.state import Declared, Found, Observation
 from reconciler.host import secrets
 from reconciler.host.bulk import in_bulk
 from reconciler.host.fetch import Progress
-from reconciler.host.files import disk_full, nearest_folder
+from reconciler.host.files import require_room
 from reconciler.kinds.base import Tools
 from reconciler.kinds.model.rules import ModelRules, ModelState
 from reconciler.kinds.model.spec import ModelSpec, Piece, pieces, shape_text, shown
@@ -160,7 +159,7 @@ async def _resolve(ref: Ref, spec: ModelSpec, tools: Tools) -> None:
         tools.progress(ref, f"looking at {shown(spec.source)}", 0, None)
         seen = await surveyed(spec, spec.resolved or spec.source, tools)
         tools.ledger.pin(spec.pin, seen.facts)
-        tools.looked[spec.pin] = (time.monotonic(), spec.load, seen)
+        tools.looked[spec.pin] = (time.monotonic(), spec.demand, seen)
     for line in seen.why:
         tools.ledger.event(str(ref), "Considered", line)
     for note in seen.notes:
@@ -192,13 +191,7 @@ async def surveyed(spec: ModelSpec, source: str, tools: Tools) -> Survey:
 
     tap = tap_for(spec, tools)
     listing = await source_for(source).find(source, tap)
-    return await survey(listing, spec, tap, tools.host(), lambda size: _room(size, tools))
-
-
-def _room(size: int, tools: Tools) -> None:
-    """Raise Fault where so many bytes have no room."""
-    if size > shutil.disk_usage(nearest_folder(tools.layout.partial)).free:
-        raise disk_full(tools.layout.partial, size)
+    return await survey(listing, spec, tap, tools.host(), lambda size: require_room(tools.layout.partial, size))
 
 
 def tap_for(spec: ModelSpec, tools: Tools) -> Tap:
@@ -231,8 +224,8 @@ async def _fetch(ref: Ref, spec: ModelSpec, tools: Tools, priority: int) -> None
 def _looked_just_now(spec: ModelSpec, tools: Tools) -> Survey | None:
     """What a look at the source gave a moment ago; once only, since a fetch that fails had better look again."""
     seen: Survey | None
-    at, load, seen = tools.looked.pop(spec.pin, (0.0, None, None))
-    fresh = time.monotonic() - at < FRESH and load == spec.load
+    at, demand, seen = tools.looked.pop(spec.pin, (0.0, None, None))
+    fresh = time.monotonic() - at < FRESH and demand == spec.demand
     return seen if fresh else None
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price, human_bytes
 from reconciler.core.state import VOLATILE, Drift, World
 from reconciler.core.status import Condition, no, yes
-from reconciler.kinds.fit import Demand, Fit, judged
+from reconciler.kinds.fit import Fit, judged
 from reconciler.kinds.model.spec import MMPROJ, MODEL, ModelSpec, Piece, pieces, shape_text, shown
 
 
@@ -70,7 +70,7 @@ class ModelRules:
             reason = "its bytes are in the store already" if owned is None else "its declaration changed"
             return Change(ref, Op.ADOPT if owned is None else Op.UPDATE, reason, (keep,), fields, where=declared.where)
         verdict = fitting(spec, state, world)
-        if verdict is not None and verdict.refused and not spec.load.force:
+        if verdict is not None and verdict.refused and not spec.force:
             return Change(ref, Op.DENIED, verdict.refusal, where=declared.where)
         if (fault := state.foreseen.get("fault")) and fault["final"] and not state.found:
             hint = f" ({fault['hint']})" if fault["hint"] else ""
@@ -98,7 +98,7 @@ class ModelRules:
         if not state.present:
             declared = world.desired.get(ref)
             verdict = fitting(declared.spec, state, world) if declared is not None else None
-            if verdict is not None and verdict.refused and declared is not None and not declared.spec.load.force:
+            if verdict is not None and verdict.refused and declared is not None and not declared.spec.force:
                 return no("Ready", "DoesNotFit", verdict.reason), no("Downloaded", "NotFetched")
             reason = "Lost" if state.lost else "NotFetched"
             return no("Ready", reason, state.lost), no("Downloaded", reason), no("Verified", reason)
@@ -125,13 +125,9 @@ def fitting(spec: ModelSpec, state: ModelState, world: World) -> Fit | None:
     """How its server would fit the memory; None where that is not known, or not its own question."""
     if spec.role != MODEL:
         return None
-    load, beside = spec.load, state.pieces or pieces(state.foreseen)
+    beside = state.pieces or pieces(state.foreseen)
     projector = sum(piece.size for piece in beside if piece.role == MMPROJ)
-    demand = Demand(
-        load.context, load.parallel, load.cache_k, load.cache_v, load.gpu_layers, load.at_most, projector,
-        embeds=load.task != "chat", options=load.options,
-    )  # fmt: skip
-    return judged(state.shape or shape_text(state.foreseen), demand, world.host)
+    return judged(state.shape or shape_text(state.foreseen), replace(spec.demand, projector=projector), world.host)
 
 
 def _fields(ref: Ref, before: object, spec: ModelSpec) -> tuple[FieldChange, ...]:

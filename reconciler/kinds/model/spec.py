@@ -31,6 +31,7 @@ from reconciler.core.section import (
     duration,
 )
 from reconciler.gguf.quant import Quant
+from reconciler.kinds.fit import PLAIN, Demand
 
 Cache = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 HF = r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+(@[A-Za-z0-9][A-Za-z0-9._/-]*)?"  # Hugging Face
@@ -190,21 +191,6 @@ class HubSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """How the model is going to be run: what its need of memory follows from. Bytes; 0 and -1 are `auto` or none."""
-
-    context: int = 0
-    parallel: int = 1
-    cache_k: str = "f16"
-    cache_v: str = "f16"
-    gpu_layers: int = -1
-    at_most: int = 0
-    force: bool = False
-    options: tuple[tuple[str, Scalar], ...] = ()
-    task: str = "chat"
-
-
-@dataclass(frozen=True, slots=True)
 class Piece:
     """One file of a model: what it is for (a model may be split into several), its name at the source, its bytes."""
 
@@ -223,7 +209,7 @@ class ModelSpec:
 
     `locked`, `resolved`, `size`, `pieces` and `shape` are what the lock says of them: the sha256, the source in its
     immutable form, bytes (0 where it does not say), every file, and what memory depends on (JSON). Neither they nor
-    `load`, `hub` and `token` are part of what the model is: a lock that learns something changes nothing.
+    `demand`, `force`, `hub` and `token` are part of what the model is: a lock that learns something changes nothing.
     """
 
     source: str
@@ -237,7 +223,8 @@ class ModelSpec:
     projector: bool = False
     pieces: tuple[Piece, ...] = ()
     shape: str = ""
-    load: Load = Load()
+    demand: Demand = PLAIN
+    force: bool = False
     hub: HubSpec = HubSpec()
     token: str = ""
 
@@ -247,8 +234,8 @@ class ModelSpec:
         plain = {f.name: known[f.name] for f in fields(cls) if f.name in known}
         hub = plain.pop("hub", {})
         plain["hub"] = HubSpec(hub.get("endpoint", ""), tuple(hub.get("mirrors", ())), hub.get("token", ""))
-        load = plain.pop("load", {})
-        plain["load"] = Load(**load | {"options": tuple(map(tuple, load.get("options", ())))})
+        demand = plain.pop("demand", {})
+        plain["demand"] = Demand(**demand | {"options": tuple(map(tuple, demand.get("options", ())))})
         plain["pieces"] = tuple(Piece(**p) for p in plain.get("pieces", ()))
         return cls(**plain)
 
@@ -324,16 +311,15 @@ def resolve(
 
     `pins` are those of the lock, by their keys; one that the manifest's own sha256 contradicts does not count.
     """
-    load = Load(
-        section.context,
-        section.parallel,
-        section.cache_type.k,
-        section.cache_type.v,
-        -1 if section.gpu_layers == "auto" else section.gpu_layers,
-        section.memory.at_most or 0,
-        section.force,
-        tuple(sorted(section.options.items())),
-        section.task,
+    demand = Demand(
+        context=section.context,
+        parallel=section.parallel,
+        cache_k=section.cache_type.k,
+        cache_v=section.cache_type.v,
+        gpu_layers=-1 if section.gpu_layers == "auto" else section.gpu_layers,
+        at_most=section.memory.at_most or 0,
+        embeds=section.task != "chat",
+        options=tuple(sorted(section.options.items())),
     )
     where = HubSpec(hub.endpoint or "", hub.mirrors, hub.token or "") if hub is not None else HubSpec()
     token = section.token or ""
@@ -343,7 +329,8 @@ def resolve(
         section.sha256 or "",
         quant=asked_quant(section.quant),
         projector=section.mmproj == "auto" and section.source.startswith("hf:"),
-        load=load,
+        demand=demand,
+        force=section.force,
     )
     made = {"": main} | {suffix: ModelSpec(src, "", "", role=role) for suffix, (role, src) in parts(section).items()}
     return {

@@ -6,23 +6,23 @@ And the same judgement over files that are here: nothing enters the store by its
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.state import HostFacts
 from reconciler.gguf import header as gguf
+from reconciler.gguf.memory import Need, estimate
 from reconciler.gguf.memory import best as best_fit
-from reconciler.gguf.memory import estimate
 from reconciler.gguf.names import from_filename
 from reconciler.gguf.quant import Quant
 from reconciler.gguf.roles import RoleName
 from reconciler.gguf.roles import role as role_of
 from reconciler.gguf.shape import Shape, scaled, shape_of
 from reconciler.gguf.verdict import judge
-from reconciler.kinds.fit import Demand, use_of
-from reconciler.kinds.model.choose import Offer, choose, offers
+from reconciler.kinds.fit import use_of
+from reconciler.kinds.model.choose import Offer, choose, offers, projector_of
 from reconciler.kinds.model.spec import DRAFT, LORA, MMPROJ, MODEL, ModelSpec, Piece
 from reconciler.sources import Brought, Listing, Remote, Tap, source_for
 from reconciler.store.blobs import sha256_of
@@ -44,8 +44,6 @@ WORDS = {
     RoleName.CONTROL_VECTOR: "a control vector",
     RoleName.UNKNOWN: "no model that is known here",
 }
-HEADER_STEP = 1 << 20
-HEADER_MOST = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +122,16 @@ async def _judge_of_fit(
     sized, shape = [o for o in offers(listing.files, spec.role) if o.size and o.group.whole], None
     if sized and (header := await read(min(sized, key=lambda o: o.size or 0).files[0])) is not None:
         shape = shape_of([header])
-    load = spec.load
-    use = use_of(Demand(load.context, load.parallel, load.cache_k, load.cache_v, load.gpu_layers, options=load.options))
+
+    def need(offer: Offer, size: int) -> Need:
+        beside = projector_of(listing.files, offer) if spec.projector else None
+        demand = replace(spec.demand, projector=beside.size or 0) if beside is not None else spec.demand
+        return estimate(scaled(shape or Shape(), size), use_of(demand))
 
     def best(found: Sequence[Offer], low: Quant | None, high: Quant | None) -> tuple[Offer | None, tuple[str, ...]]:
-        known = shape or Shape()
         usable = [o for o in found if o.quant is not None and o.size and (o.quant.automatic or o.quant in (low, high))]
-        needs = [(o.quant, estimate(scaled(known, o.size), use)) for o in usable if o.quant and o.size]
-        chosen, why = best_fit(needs, host, low, high, rank=lambda q: q.rank, limit=load.at_most or None)
+        needs = [(o.quant, need(o, o.size)) for o in usable if o.quant and o.size]
+        chosen, why = best_fit(needs, host, low, high, rank=lambda q: q.rank, limit=spec.demand.at_most or None)
         return (usable[chosen] if chosen is not None else None), why
 
     return best
@@ -144,23 +144,21 @@ def no_fit(found: Sequence[Offer], low: Quant | None, high: Quant | None) -> tup
 
 async def header_at(remote: Remote, source: str, tap: Tap) -> gguf.Header | None:
     """The header of a file that lies elsewhere, by its first bytes alone; None where only the whole is to be had."""
-    held, wanted = b"", HEADER_STEP
-    while True:
-        try:
-            more = await source_for(source).peek(remote, len(held), wanted - len(held), tap)
-        except Fault as fault:
-            if fault.code == "NO_RANGES":
-                return None
-            raise
-        held += more
-        try:
-            return gguf.parse(held)
-        except gguf.Short as short:
-            if len(held) < wanted or wanted >= HEADER_MOST:
-                raise _not_gguf(remote.name, f"it ends after {len(held)} bytes, inside its own header", held) from short
-            wanted = min(max(wanted * 2, short.needed), HEADER_MOST)
-        except gguf.NotGguf as error:
-            raise _not_gguf(remote.name, str(error), held) from error
+    steps, held = gguf.reading(), b""
+    wanted = next(steps)
+    try:
+        while True:
+            held += await source_for(source).peek(remote, len(held), wanted - len(held), tap)
+            wanted = steps.send(held)
+    except StopIteration as done:
+        header: gguf.Header = done.value
+        return header
+    except gguf.NotGguf as error:
+        raise _not_gguf(remote.name, str(error), held) from error
+    except Fault as fault:
+        if fault.code == "NO_RANGES":
+            return None
+        raise
 
 
 # -- judging --------------------------------------------------------------------------------------------------------
@@ -239,21 +237,18 @@ def facts_of(seen: Survey, spec: ModelSpec, paths: Sequence[Path], brought: Sequ
 
 def read_header(path: Path, name: str) -> gguf.Header:
     """The header of a local GGUF file, reading no more than it needs. Raises Fault."""
-    wanted = HEADER_STEP
+    steps, prefix = gguf.reading(), b""
+    wanted = next(steps)
     with path.open("rb") as data:
-        while True:
-            data.seek(0)
-            buffer = data.read(wanted)
-            try:
-                return gguf.parse(buffer)
-            except gguf.Short as short:
-                if len(buffer) < wanted or wanted >= HEADER_MOST:
-                    raise _not_gguf(
-                        name, f"it ends after {len(buffer)} bytes, inside its own header", buffer
-                    ) from short
-                wanted = min(max(wanted * 2, short.needed), HEADER_MOST)
-            except gguf.NotGguf as error:
-                raise _not_gguf(name, str(error), buffer) from error
+        try:
+            while True:
+                prefix += data.read(wanted - len(prefix))
+                wanted = steps.send(prefix)
+        except StopIteration as done:
+            header: gguf.Header = done.value
+            return header
+        except gguf.NotGguf as error:
+            raise _not_gguf(name, str(error), prefix) from error
 
 
 def _not_gguf(name: str, what: str, start: bytes) -> Fault:
