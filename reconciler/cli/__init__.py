@@ -65,6 +65,7 @@ class Verbs(click.Group):
         """As click's, but a wrong call exits with 1: 2 means that changes are pending."""
         settings["standalone_mode"] = False
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = _end_where_nothing_can_be_raised
         try:
             return super().main(*args, **settings)
         except click.ClickException as error:
@@ -87,6 +88,14 @@ class Verbs(click.Group):
             sys.exit(130)
         except BrokenPipeError:
             sys.exit(int(Exit.ERROR))
+
+
+def _end_where_nothing_can_be_raised(told: Any) -> None:
+    """Ctrl-C in a destructor or a callback of a weak reference (imports have some) would be printed and forgotten."""
+    if isinstance(told.exc_value, KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+    sys.__unraisablehook__(told)
 
 
 @click.group(cls=Verbs, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
