@@ -17,6 +17,7 @@ from reconciler.controller.hands import Hold, hold_offline
 from reconciler.controller.turn import View, Wanted, look, wanted_of
 from reconciler.core.diagnostics import Diagnostic, Refused
 from reconciler.core.ids import Ref
+from reconciler.core.residency import Asked
 from reconciler.core.state import Declared
 from reconciler.core.status import stamp
 from reconciler.host import hardware
@@ -60,6 +61,7 @@ def tools_for(layout: Layout, base: Path, effects: Effects, ledger: Ledger, kind
         ledger=ledger,
         blobs=Blobs(layout, files, ledger, effects),
         look=found,
+        asked=lambda: {ref: Asked(kept=True) for ref in ledger.loaded()},
         host=hardware.facts,
     )
     return tools

@@ -125,6 +125,16 @@ class Client:
         self._socket.settimeout(timeout + 10.0)
         return self._ask("ensure_ready", model=model, timeout=timeout)
 
+    def load(self, model: str, timeout: float = 600.0) -> dict[str, Any]:
+        """Load a model and keep it loaded until `unload` → as `ensure_ready`."""
+        self._socket.settimeout(timeout + 10.0)
+        return self._ask("load", model=model, timeout=timeout)
+
+    def unload(self, model: str, timeout: float = 600.0) -> dict[str, Any]:
+        """Let a model go once it has answered what it is answering → `unloaded`, and its conditions."""
+        self._socket.settimeout(timeout + 10.0)
+        return self._ask("unload", model=model, timeout=timeout)
+
     def shutdown(self) -> dict[str, Any]:
         """Stop the controller; workloads go on."""
         return self._ask("shutdown")

@@ -33,6 +33,8 @@ VERBS = {
     "state": "Look at the ledger, export it, or make it again.",
     "pause": "Begin nothing for a resource, or for anything (suspend), until it is resumed.",
     "resume": "Go on with what was paused.",
+    "load": "Load a model now, and keep it loaded until `unload`.",
+    "unload": "Free the memory of a model that need not always run.",
     "down": "Stop all that is owned.",
     "validate": "Check the manifest.",
     "schema": "Print the JSON Schema of the manifest, or of what is printed and asked.",

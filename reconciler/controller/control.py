@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 import struct
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 LINE_LIMIT = 1 << 20  # bytes
 MOST_CLIENTS = 200  # at a time: each costs a file descriptor, and the controller needs some for its work
 TELL_EVERY = 0.25  # seconds between two snapshots of progress
+LEFT_EVERY = 0.2  # seconds between two looks whether one who waits is still there
 EVENTS_WAITING = 1000  # for a client that reads slowly; what comes while so many wait is lost to it
 SNAPSHOTS_WAITING = 10  # fewer: they are large, and the next one says the same and more
 
@@ -103,7 +105,10 @@ async def _answer(
         if request.method in ("follow", "events", "down"):
             await _stream(controller, request, reader, writer)
             return
-        answer = await _value(controller, request)
+        if request.method == "ensure_ready":
+            answer = await _unless_gone(_value(controller, request), reader)
+        else:
+            answer = await _value(controller, request)
     except Refused as refused:
         answer = _error(refused)
     except Fault as fault:
@@ -140,6 +145,10 @@ async def _value(controller: Controller, request: Request) -> dict[str, Any]:
             return await controller.resume(Hold(request.refs, resume=True))
         case asked.EnsureReady():
             return await controller.ensure_ready(request.model, request.timeout)
+        case asked.Load():
+            return await controller.load(request.model, request.timeout)
+        case asked.Unload():
+            return await controller.unload(request.model, request.timeout)
     match request.method:
         case "hello":
             return {"api": API, "version": __version__, "pid": os.getpid(), "path": str(controller.source.path)}
@@ -188,6 +197,26 @@ async def _stream(
         for task in (telling, leaving):
             task.cancel()
         await asyncio.gather(telling, leaving, return_exceptions=True)
+
+
+async def _unless_gone(work: Coroutine[Any, Any, dict[str, Any]], reader: asyncio.StreamReader) -> dict[str, Any]:
+    """The answer; nobody waits for it any more once the client has closed its side."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(reader))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ConnectionResetError("the client has gone")
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _left(reader: asyncio.StreamReader) -> None:
+    """Until the client has closed its side; what it has said meanwhile stays to be read."""
+    while not reader.at_eof():  # noqa: ASYNC110  a reader tells of its end only who takes from it
+        await asyncio.sleep(LEFT_EVERY)
 
 
 async def _gone(reader: asyncio.StreamReader) -> None:

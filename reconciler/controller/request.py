@@ -68,6 +68,16 @@ class EnsureReady(Request):
     timeout: Seconds = 600.0
 
 
+class Load(Request):
+    model: str
+    timeout: Seconds = 600.0
+
+
+class Unload(Request):
+    model: str
+    timeout: Seconds = 600.0
+
+
 class Events(Request):
     after: Annotated[int, Field(ge=0, le=_HIGHEST)] = 0
 
@@ -99,6 +109,8 @@ METHODS: dict[str, type[Request]] = {
     "pause": Pause,
     "resume": Resume,
     "ensure_ready": EnsureReady,
+    "load": Load,
+    "unload": Unload,
     "follow": Request,
     "events": Events,
     "down": Down,

@@ -16,6 +16,7 @@ from reconciler.host import hardware
 from reconciler.host.layout import Layout
 from reconciler.kinds.base import Kind, Tools
 from reconciler.kinds.engine.io import python_tag
+from reconciler.kinds.server.rules import standing
 from reconciler.manifest.reading import Reading
 from reconciler.manifest.resolve import denials, resolve
 from reconciler.manifest.when import dropped
@@ -26,7 +27,7 @@ class Wanted:
     """What a look is about: the resources that are asked for, what of the manifest will not be done, and why.
 
     With `targets` only these are planned. `down` and `purge` are a person's word to stop and to remove everything,
-    `asked` is one to carry this out although the controller is suspended.
+    `asked` is one to carry this out although the controller is suspended. `memory` bounds all servers (bytes, 0: auto).
     """
 
     resources: Mapping[Ref, Declared] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class Wanted:
     down: bool = False
     purge: bool = False
     asked: bool = False
+    memory: int = 0
 
 
 def wanted_of(reading: Reading, layout: Layout, targets: frozenset[Ref] = frozenset()) -> Wanted:
@@ -44,7 +46,8 @@ def wanted_of(reading: Reading, layout: Layout, targets: frozenset[Ref] = frozen
         raise Refused(faults)
     manifest, facts = reading.manifest, hardware.facts(labels)
     resources = resolve(manifest, python_tag(), facts, reading.lock)
-    return Wanted(resources, denials(manifest, dropped(manifest.stack, facts, manifest.document)), targets)
+    no, bound = denials(manifest, dropped(manifest.stack, facts, manifest.document)), manifest.stack.limits.memory
+    return Wanted(resources, no, targets, memory=0 if bound == "auto" else bound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def observe(wanted: Wanted, tools: Tools, kinds: Mapping[str, Kind]) -> World:
     suspension = tools.ledger.suspension()
     if suspension is not None and wanted.asked:
         suspension = replace(suspension, asked=True)
-    return World(
+    world = World(
         desired,
         observed,
         owned,
@@ -93,3 +96,4 @@ def observe(wanted: Wanted, tools: Tools, kinds: Mapping[str, Kind]) -> World:
         frozenset(tools.ledger.paused()),
         suspension,
     )
+    return replace(world, standing=standing(world, tools.asked(), wanted.memory))

@@ -107,6 +107,11 @@ def duration(value: Any) -> float:
     return sum((int(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9]+)([a-z]+)", value)), 0.0)
 
 
+def quiet(value: Any) -> float:
+    """A duration in seconds, or `never` → 0.0."""
+    return 0.0 if value == "never" else duration(value)
+
+
 def size(value: Any) -> int:
     """`6GiB` → bytes: binary with an i (KiB, MiB, GiB, TiB), decimal without (kB, MB, GB, TB)."""
     if not isinstance(value, str) or not re.fullmatch(SIZE, value):
@@ -199,6 +204,7 @@ Value = Annotated[
 ]
 Address = Annotated[str, AfterValidator(address), _text(r"^https?://", "https://host/path")]
 Duration = Annotated[float, PlainValidator(duration), _text(DURATION, "30s", "5m", "1h30m")]
+Quiet = Annotated[float, PlainValidator(quiet), _text(f"{DURATION}|^never$", "10m", "never")]
 Size = Annotated[int, PlainValidator(size), _text(SIZE, "500MB", "6GiB")]
 Bandwidth = Annotated[int, PlainValidator(bandwidth), _text(BANDWIDTH, "10MB/s")]
 Share = Annotated[float, PlainValidator(share), _text(SHARE, "80%")]

@@ -9,6 +9,7 @@ from typing import Any
 
 from reconciler.core.diagnostics import FaultClass, Where
 from reconciler.core.ids import Ref, digest_of
+from reconciler.core.residency import Standing
 
 
 class Drift(StrEnum):
@@ -183,6 +184,7 @@ class World:
     restored: Mapping[Ref, tuple[Restored, ...]] = field(default_factory=dict)
     paused: frozenset[Ref] = frozenset()  # by a person, until one resumes them
     suspension: Suspension | None = None
+    standing: Mapping[Ref, Standing] = field(default_factory=dict)  # of servers: whether they are to be in memory
 
     def found(self, ref: Ref) -> Any:
         """The kind's observation, or None where it is absent or unknown."""

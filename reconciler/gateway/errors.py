@@ -65,6 +65,19 @@ def model_not_ready(name: str, reason: str) -> Refusal:
     return Refusal(503, text, kind=UPSTREAM, param="model", code="model_not_ready", headers={"Retry-After": "2"})
 
 
+def model_not_loaded(name: str, why: str, retry_after: float) -> Refusal:
+    """503 for a model that loads on demand and did not; `retry_after` in seconds."""
+    headers = {"Retry-After": str(max(1, round(retry_after)))}
+    text = f"The model '{name}' could not be loaded: {why}"
+    return Refusal(503, text, kind=UPSTREAM, param="model", code="model_not_loaded", headers=headers)
+
+
+def too_many_waiting(name: str, most: int) -> Refusal:
+    """503 when `most` clients wait for a model to be loaded already."""
+    text = f"{most} requests wait for the model '{name}' to be loaded; try again later"
+    return Refusal(503, text, kind=UPSTREAM, param="model", code="queue_full", headers={"Retry-After": "10"})
+
+
 def no_such_path(path: str, prefix: str) -> Refusal:
     """404 for a path that the gateway does not serve."""
     return Refusal(404, f"There is no {path[:200]} here. The API is under {prefix}", code="not_found")

@@ -239,7 +239,7 @@ def _continue_if_expected(request: web.BaseRequest) -> None:
 
 
 def _refuse(reply: Reply, refusal: Refusal) -> None:
-    if reply.started:
+    if reply.started and not reply.opened:
         reply.abort()
         return
     try:

@@ -8,6 +8,7 @@ neither ever looks complete.
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 from reconciler.gateway import errors
@@ -16,7 +17,7 @@ from reconciler.gateway.gather import Gathering
 from reconciler.gateway.log import log
 from reconciler.gateway.pool import Pool, Unreachable
 from reconciler.gateway.reply import JSON, Reply
-from reconciler.gateway.routes import Limits, Target
+from reconciler.gateway.routes import Limits, Routes, Target
 from reconciler.gateway.upstream import Broken, Connection, Stalled
 
 HELD_LIMIT = 64 * 1024
@@ -38,11 +39,18 @@ class Call(NamedTuple):
 
 
 class Proxy:
-    """Carries calls to engines and counts those under way, by target id."""
+    """Carries calls to engines. By target id it counts those under way, and knows when the last ended (Unix time)."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.inflight: dict[str, int] = {}
+        self.used: dict[str, float] = {}
+
+    def last_used(self, routes: Routes) -> dict[str, float]:
+        """When a call of each target last ended; targets that are no more are forgotten."""
+        known = {model.target.id for model in routes.models.values() if model.target is not None} | self.inflight.keys()
+        self.used = {ident: at for ident, at in self.used.items() if ident in known}
+        return self.used
 
     async def carry(self, call: Call, limits: Limits, reply: Reply) -> None:
         """Answer `reply` from the engine; raises `Refusal` while nothing has been written yet."""
@@ -55,6 +63,7 @@ class Proxy:
             finally:
                 connection.lane.give(connection)
         finally:
+            self.used[ident] = time.time()
             left = self.inflight[ident] - 1
             if left:
                 self.inflight[ident] = left
@@ -105,7 +114,10 @@ async def _relay(connection: Connection, call: Call, limits: Limits, reply: Repl
     if call.gather and is_events:
         await _relay_gathered(connection, target, limits, reply)
         return
-    if connection.complete:
+    if reply.opened and not is_events:  # an answer that is no stream, in one that was opened for it
+        reply.whole(connection.status, headers, await _all(connection, limits))
+        return
+    if connection.complete and not reply.opened:
         reply.whole(connection.status, headers, await connection.read(0))
         return
     try:
@@ -116,6 +128,13 @@ async def _relay(connection: Connection, call: Call, limits: Limits, reply: Repl
     except (Broken, Stalled) as error:
         log("warning", "upstream-cut", target=target.label, reason=error)
         reply.abort()
+
+
+async def _all(connection: Connection, limits: Limits) -> bytes:
+    pieces = []
+    while data := await connection.read(limits.idle_seconds):
+        pieces.append(data)
+    return b"".join(pieces)
 
 
 async def _relay_gathered(connection: Connection, target: Target, limits: Limits, reply: Reply) -> None:

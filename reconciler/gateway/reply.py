@@ -18,6 +18,7 @@ from aiohttp import HttpVersion11, web
 from reconciler.gateway.errors import Refusal
 
 JSON = b"Content-Type: application/json\r\n"
+EVENTS = b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -37,6 +38,7 @@ class Reply:
         "_version11",
         "_writer",
         "keep_alive",
+        "opened",
         "started",
     )
 
@@ -50,9 +52,22 @@ class Reply:
         self._chunked = False
         self.keep_alive = keep_alive and request.keep_alive
         self.started = False
+        self.opened = False
+
+    def say(self, comment: bytes) -> None:
+        """A comment in an event stream, which is opened for it if need be: the client sees that something is done."""
+        if not self.started:
+            self.begin(200, EVENTS, None, b"")
+            self.opened = True
+        self.write(b": %b\n\n" % comment)
 
     def whole(self, status: int, headers: bytes, body: bytes) -> None:
-        """Head and body in one write."""
+        """Head and body in one write; in a stream that was opened before there was an answer, its one event."""
+        if self.opened:
+            self.keep_alive = False
+            self.write(b"data: %b\n\n" % body.replace(b"\n", b" "))
+            self.end()
+            return
         head = self._head(status, headers, b"Content-Length: %d\r\n" % len(body))
         self._write(head if self._head_only else head + body)
 
@@ -64,7 +79,13 @@ class Reply:
         self.whole(refusal.status, JSON + lines.encode(), refusal.body())
 
     def begin(self, status: int, headers: bytes, length: bytes | None, first: bytes) -> None:
-        """Head, and `first` as the first piece of the body. `length` is the body's length where it is known."""
+        """Head, and `first` as the first piece of the body. `length` is the body's length where it is known.
+
+        Of an event stream that was opened already only what is first is written.
+        """
+        if self.opened:
+            self.write(first)
+            return
         self._chunked = length is None and self._version11
         if length is not None:
             framing = b"Content-Length: %b\r\n" % length

@@ -49,7 +49,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A declared model. `target` is None while nothing serves it, and `reason` then says why."""
+    """A declared model. `target` is None while nothing serves it, and `reason` then says why.
+
+    One that is `on_demand` is loaded when it is asked for.
+    """
 
     name: str
     owned_by: str
@@ -58,6 +61,7 @@ class Model:
     task: str
     target: Target | None
     reason: str
+    on_demand: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,7 @@ def _model(name: str, part: _Part) -> Model:
         task=part.text("task", "chat"),
         target=target,
         reason=part.text("reason", "") if part.raw.get("reason") is not None else "",
+        on_demand=part.raw.get("on_demand") is True,
     )
 
 

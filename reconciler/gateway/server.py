@@ -18,6 +18,7 @@ from reconciler import __version__
 from reconciler.gateway.control import ControlServer, ControlSocket
 from reconciler.gateway.listener import Listener
 from reconciler.gateway.live import LiveRoutes
+from reconciler.gateway.loader import Loader
 from reconciler.gateway.log import log
 from reconciler.gateway.pool import Pool
 from reconciler.gateway.proxy import Proxy
@@ -32,13 +33,17 @@ class CannotStart(Exception):
     """The gateway cannot serve; the text is for a person."""
 
 
-async def serve(routes_path: Path, socket_path: Path, drain_seconds: float) -> None:
-    """Serve until SIGTERM or SIGINT, then for at most `drain_seconds` what is under way; raises `CannotStart`."""
+async def serve(routes_path: Path, socket_path: Path, controller: Path | None, drain_seconds: float) -> None:
+    """Serve until SIGTERM or SIGINT, then for at most `drain_seconds` what is under way; raises `CannotStart`.
+
+    `controller` is the socket of who loads models on demand.
+    """
     loop = asyncio.get_running_loop()
     live = _first_routes(routes_path)
     pool = Pool(loop)
     proxy = Proxy(pool)
-    listener = Listener(Surface(live, proxy).answer, lambda: live.routes.limits)
+    loader = Loader(controller)
+    listener = Listener(Surface(live, proxy, loader).answer, lambda: live.routes.limits)
     public = await _bind_public(listener, live)
     host, port = public.sockets[0].getsockname()[:2]
     started = round(time.time(), 3)
@@ -51,6 +56,8 @@ async def serve(routes_path: Path, socket_path: Path, drain_seconds: float) -> N
             "serial": live.routes.serial,
             "error": live.error,
             "inflight": dict(proxy.inflight),
+            "used": proxy.last_used(live.routes),
+            "waiting": loader.waiting(),
             "listen": {"host": host, "port": port},
             "started": started,
         }

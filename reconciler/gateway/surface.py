@@ -16,10 +16,12 @@ from reconciler.gateway import errors, gather, guards, payload
 from reconciler.gateway.errors import Refusal
 from reconciler.gateway.listener import read_body
 from reconciler.gateway.live import LiveRoutes
+from reconciler.gateway.loader import Loader
 from reconciler.gateway.proxy import Call, Proxy
 from reconciler.gateway.reply import JSON, Reply
-from reconciler.gateway.routes import Model, Routes, match
+from reconciler.gateway.routes import Limits, Model, Routes, match
 
+SAY_EVERY = 5.0  # seconds between two comments in a stream that waits for its model
 _READ = ("GET", "HEAD")
 _WRITE = ("POST",)
 _FORWARDED = {
@@ -34,9 +36,10 @@ _NOT_GENERATIVE = frozenset(("embedding", "rerank"))
 class Surface:
     """Answers requests."""
 
-    def __init__(self, live: LiveRoutes, proxy: Proxy) -> None:
+    def __init__(self, live: LiveRoutes, proxy: Proxy, loader: Loader) -> None:
         self._live = live
         self._proxy = proxy
+        self._loader = loader
 
     async def answer(self, request: web.BaseRequest, reply: Reply) -> None:
         """Write the response to `reply`, or raise `Refusal`."""
@@ -85,6 +88,10 @@ class Surface:
                 param="model",
                 code="wrong_task",
             )
+        if model.target is None and model.on_demand:
+            await self._load(model.name, routes.limits, reply if document.get("stream") is True else None)
+            routes = self._live.routes
+            model = match(routes, name)
         if model.target is None:
             raise errors.model_not_ready(name, model.reason)
         streamed = gather.as_stream(inner, document, body)
@@ -97,6 +104,18 @@ class Surface:
             gather=streamed is not None,
         )
         await self._proxy.carry(call, routes.limits, reply)
+
+    async def _load(self, name: str, limits: Limits, stream: Reply | None) -> None:
+        """Return once the routes lead to the model; a `stream` is told now and then that it is being loaded.
+
+        Raises `Refusal` where it cannot be loaded, or not in time.
+        """
+        async with self._loader.load(name, limits.first_byte_seconds) as loading:
+            waited = 0.0
+            while not await loading.ended(SAY_EVERY):
+                waited += SAY_EVERY
+                if stream is not None:
+                    stream.say(b"loading %b, %d s" % (name.encode(), waited))
 
 
 def _allow(request: web.BaseRequest, methods: tuple[str, ...]) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import accumulate
 
+from reconciler.core.residency import reserve
 from reconciler.core.state import HostFacts
 from reconciler.gguf.header import BLOCKS
 from reconciler.gguf.quant import Quant
@@ -274,11 +275,6 @@ class _Taken:
     main: int
     devices: tuple[int, ...]
     gpu_layers: int
-
-
-def reserve(total: int) -> int:
-    """What of main memory is left to the system: a sixteenth, from 256 MiB to 2 GiB."""
-    return min(max(total // 16, 256 * MIB), 2 * GIB)
 
 
 def device_reserve(total: int) -> int:

@@ -101,6 +101,24 @@ def cpu_seconds(pid: int) -> float:
     return float(times.user + times.system)
 
 
+def memory(pid: int) -> tuple[int, int]:
+    """(bytes of memory that a process takes, those of them that are not of files); zeros where it is gone."""
+    if LINUX:
+        try:
+            _, resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[:3]
+        except (OSError, ValueError):
+            return 0, 0
+        page = os.sysconf("SC_PAGE_SIZE")
+        return int(resident) * page, (int(resident) - int(shared)) * page
+    import psutil
+
+    try:
+        found = int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0, 0
+    return found, found
+
+
 def workload_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """The small environment that a workload gets, plus `extra`."""
     kept = {k: v for k, v in os.environ.items() if k in KEPT or k.startswith(KEPT_PREFIXES)}

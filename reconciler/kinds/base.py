@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from reconciler.core.ids import Ref
 from reconciler.core.kind import Rules
 from reconciler.core.plan import Action
+from reconciler.core.residency import Asked
 from reconciler.core.state import Declared, HostFacts, Observation
 from reconciler.host.effects import Effects
 from reconciler.host.fetch import Fetch, Slots
@@ -34,6 +35,7 @@ class Tools:
     fetch: Fetch
     ledger: Ledger
     blobs: Blobs
+    asked: Callable[[], Mapping[Ref, Asked]] = dict  # who wants which server now
     desired: Callable[[], Mapping[Ref, Declared]] = dict  # what is wanted now
     look: Callable[[Ref], Any] = lambda ref: (
         None

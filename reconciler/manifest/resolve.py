@@ -71,6 +71,9 @@ def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lo
             ),
             at_most=entry.memory.at_most or 0,
             force=entry.force,
+            start=entry.start,
+            idle_timeout=entry.idle_timeout,
+            priority=entry.priority,
         )
         out[process] = Declared(process, spec, (runs, *beside.values()), where, entry.protect, _drift(entry))
     routes = tuple(

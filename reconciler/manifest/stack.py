@@ -35,8 +35,9 @@ def _not_a_truth(value: Any) -> Any:
 class Limits(Section):
     """Bounds for all that runs and is kept here."""
 
-    memory: Annotated[Literal["auto"] | Size, Later()] = "auto"
-    """Memory for all servers. `auto` leaves enough for everything else."""
+    memory: Literal["auto"] | Size = "auto"
+    """Memory for all servers together: what is not asked for is unloaded to keep to it. `auto` leaves enough for
+    everything else."""
     disk: Annotated[Share | Size, Later()] = default("80%", share)
     """How full the disk may become: a share of it, or the size of the data root."""
     downloads: Annotated[int, Field(ge=1, le=32, strict=True)] = 3

@@ -421,6 +421,16 @@ class Ledger:
     def set_paused(self, paused: Mapping[Ref, float]) -> None:
         self.set_meta("hold", paused=canonical({str(ref): at for ref, at in paused.items()}))
 
+    def loaded(self) -> Mapping[Ref, float]:
+        """Servers that a person has loaded, and since when (Unix seconds)."""
+        return self._known(
+            "SELECT value FROM meta WHERE key = 'loaded'",
+            lambda rows: {Ref.parse(name): at for name, at in json.loads(rows[0][0]).items()} if rows else {},
+        )
+
+    def set_loaded(self, loaded: Mapping[Ref, float]) -> None:
+        self.set_meta("hold", loaded=canonical({str(ref): at for ref, at in loaded.items()}))
+
     def suspension(self) -> Suspension | None:
         """That a person has suspended the controller; None where none has."""
         return self._known(

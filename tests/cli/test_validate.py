@@ -30,11 +30,10 @@ def test_what_comes_later_is_valid_already(run: Run) -> None:
 
 
 def test_what_comes_later_is_told_by_the_plan_and_not_applied(run: Run) -> None:
-    Path("stack.yaml").write_text("version: 1\nmodels: {chat: {source: file:x, start: manual}}\n")
+    Path("stack.yaml").write_text("version: 1\ngateway: {workers: 2}\nmodels: {chat: {source: file:x}}\n")
     planned = run("plan")
     assert planned.code == 3
-    assert "✗ server/chat  `start: manual` is not yet supported here  stack.yaml:2:33" in planned.out
-    assert "model/chat" not in planned.out
+    assert "✗ gateway/main  `workers` is not yet supported here  stack.yaml:2:11" in planned.out
     refused = run("apply")
     assert refused.code == 3, refused
-    assert "stack.yaml:2:33: error: server/chat: `start: manual` is not yet supported here" in refused.err
+    assert "stack.yaml:2:11: error: gateway/main: `workers` is not yet supported here" in refused.err

@@ -112,9 +112,9 @@ def test_a_controller_that_starts_with_a_broken_file_has_the_last_generation(
 
 def test_what_cannot_be_done_yet_is_refused_and_keeps_the_last(source: Source, path: Path) -> None:
     source.read()
-    path.write_text(ONE.replace("chat.gguf", "chat.gguf, start: manual"))
+    path.write_text(ONE + "gateway: {workers: 2}\n")
     source.read()
-    assert (number(source), source.faults[0].path) == (1, "server/chat")
+    assert (number(source), source.faults[0].path) == (1, "gateway/main")
     with pytest.raises(Refused) as caught:
         source.apply(path, Ask())
     assert caught.value.exit_code is Exit.DENIED
@@ -122,7 +122,7 @@ def test_what_cannot_be_done_yet_is_refused_and_keeps_the_last(source: Source, p
 
 
 def test_what_is_for_another_machine_is_not_denied_on_this_one(source: Source, path: Path) -> None:
-    never = "when: host.os == 'none', start: manual"
+    never = "when: host.os == 'none', mcp: [tools]"
     path.write_text(
         ONE + f"  other: {{source: file:o, {never}, engine: mac}}\nengines: {{mac: {{type: mlx, when: 'false'}}}}\n"
     )

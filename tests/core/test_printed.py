@@ -20,6 +20,7 @@ from reconciler.core import planner
 from reconciler.core.diagnostics import Where
 from reconciler.core.ids import Ref, canonical
 from reconciler.core.plan import SYMBOLS, Plan
+from reconciler.core.residency import Standing
 from reconciler.core.state import (
     Absent,
     Declared,
@@ -316,6 +317,22 @@ def shape(size: int) -> dict[str, Any]:
     return Shape(architecture="llama", layers=layers, embedding=4096, heads=32, vocabulary=32_000).to_json()
 
 
+def a_server_that_need_not_run() -> Plan:
+    return after(ONE.replace("context: 2k", "context: 2k, start: manual"))
+
+
+def a_server_that_is_let_go() -> Plan:
+    why = Standing(False, "it is let go: server/b needs the memory")
+    return seeing(built(), ONE.replace("context: 2k", "context: 2k, start: on_demand"), standing={SERVER: why})
+
+
+def a_server_that_waits_for_memory() -> Plan:
+    why = Standing(True, "it is asked for", "waits for the memory of server/b")
+    machine = built()
+    machine.kill(SERVER)
+    return seeing(machine, ONE.replace("context: 2k", "context: 2k, start: on_demand"), standing={SERVER: why})
+
+
 def a_paused_model() -> Plan:
     return seeing(Machine(), ONE, paused=frozenset({MODEL}))
 
@@ -368,6 +385,7 @@ PLANS: tuple[Callable[[], Plan], ...] = (
     a_gateway_that_has_moved, a_gateway_on_another_address, a_gateway_that_nothing_wants,
     settings_of_the_gateway, nothing, from_nothing, a_model_that_is_removed,
     everything_taken_down, everything_purged, everything_denied, drift_that_is_left_so, a_tug_of_war, only_a_target,
+    a_server_that_need_not_run, a_server_that_is_let_go, a_server_that_waits_for_memory,
     a_paused_model, a_suspended_controller, a_server_whose_key_is_lost, a_model_that_its_source_tells_of,
     a_model_that_never_fits, a_server_that_no_longer_fits,
     what_it_takes_of_the_memory, no_room_for_a_second_one, what_cannot_be_seen,

@@ -36,6 +36,8 @@ def test_state_and_control_socket(make_gateway: MakeGateway) -> None:
         "serial": first["serial"],
         "error": None,
         "inflight": {},
+        "used": {},
+        "waiting": {},
         "listen": {"host": "127.0.0.1", "port": gateway.port},
     }
     mode = gateway.socket_path.stat().st_mode

@@ -23,9 +23,6 @@ from tests.manifest.helper import WHOLE, meant, read_text
 @pytest.mark.parametrize(
     ("text", "line", "column", "ref", "summary"),
     [
-        ("models:\n  a: {source: file:x, start: on_demand}", 3, 23, "server/a", "`start: on_demand`"),
-        ("models:\n  a: {source: file:x, start: manual}", 3, 23, "server/a", "`start: manual`"),
-        ("models:\n  a: {source: file:x, idle_timeout: 5m}", 3, 23, "server/a", "`idle_timeout`"),
         ("engines:\n  e: {type: mlx}", 3, 7, "engine/e", "`type: mlx`"),
         ("engines:\n  e: {type: command, argv: [x]}", 3, 7, "engine/e", "`type: command`"),
         ("engines:\n  e: {type: llama.cpp}", 3, 3, "engine/e", "`type: llama.cpp` without `path`"),
@@ -38,7 +35,6 @@ from tests.manifest.helper import WHOLE, meant, read_text
             3, 59, "gateway/main", "`rate`",
         ),
         ("gateway:\n  api_keys: [{name: a, key: env:K, allow: []}]", 3, 36, "gateway/main", "`allow`"),
-        ("limits:\n  memory: 8GiB", 3, 3, "manifest/limits.memory", "`memory`"),
         ("limits:\n  disk: 50%", 3, 3, "manifest/limits.disk", "`disk`"),
         ("policy: [p.yaml]", 2, 1, "manifest/policy", "`policy`"),
     ],
@@ -73,9 +69,9 @@ def test_each_entry_of_a_section_that_comes_later_is_denied() -> None:
 
 
 def test_several_keys_of_one_entry_are_told_together_at_the_last_of_them() -> None:
-    text = "version: 1\nmodels:\n  a:\n    source: file:x\n    start: manual\n    idle_timeout: 2m\n"
+    text = "version: 1\ngateway:\n  body_limit: 1MiB\n  workers: 2\n"
     assert denied(text) == [
-        (6, "server/a", "`start: manual` is not yet supported here; `idle_timeout` is not yet supported here")
+        (4, "gateway/main", "`body_limit` is not yet supported here; `workers` is not yet supported here")
     ]
 
 
@@ -98,8 +94,12 @@ PARTLY = """\
 version: 1
 models:
   a: {source: file:x}
-  b: {source: file:y, idle_timeout: 3m}
+  b: {source: file:y, mcp: [m]}
+mcp_servers: {m: {command: x}}
 """
+
+
+WITHOUT = PARTLY.replace(", mcp: [m]", "").replace("mcp_servers: {m: {command: x}}\n", "")
 
 
 def planned_for(text: str, machine: Machine) -> Plan:
@@ -110,9 +110,10 @@ def planned_for(text: str, machine: Machine) -> Plan:
 
 def test_a_denied_model_and_its_server_are_left_alone_and_told_in_the_plan() -> None:
     machine = Machine()
-    machine.converge(dict(resolve(read_text(PARTLY.replace(", idle_timeout: 3m", "")), "cp311")))
+    machine.converge(dict(resolve(read_text(WITHOUT), "cp311")))
     plan = planned_for(PARTLY, machine)
-    (change,) = plan.changes
+    other, change = plan.changes
+    assert (str(other.ref), other.op) == ("mcp/m", Op.DENIED)
     assert (str(change.ref), change.op, change.actions) == ("server/b", Op.DENIED, ())
     assert str(change.where) == "stack.yaml:4:23"
     assert Ref("model", "b") not in [same.ref for same in plan.same]
@@ -123,9 +124,9 @@ def test_a_plan_with_something_denied_is_refused_with_a_code_of_its_own() -> Non
     with pytest.raises(Refused) as caught:
         planner.refuse_denied(planned_for(PARTLY, Machine()))
     assert caught.value.exit_code is Exit.DENIED == 3
-    (diagnostic,) = caught.value.diagnostics
-    assert str(diagnostic) == "stack.yaml:4:23: error: server/b: `idle_timeout` is not yet supported here"
-    planner.refuse_denied(planned_for(PARTLY.replace(", idle_timeout: 3m", ""), Machine()))
+    _, diagnostic = caught.value.diagnostics
+    assert str(diagnostic) == "stack.yaml:4:23: error: server/b: `mcp` is not yet supported here"
+    planner.refuse_denied(planned_for(WITHOUT, Machine()))
 
 
 def test_what_is_denied_is_not_looked_at_by_the_rules_of_any_kind() -> None:
@@ -169,7 +170,7 @@ def test_of_the_whole_language_exactly_the_marked_keys_come_later() -> None:
         "engines.llama.path", "engines.llama.version", "engines.llama.source", "engines.llama.sha256",
         "engines.mirrored.path", "engines.mirrored.source", "engines.mirrored.url", "engines.mirrored.variant",
         "engines.mac.type", "engines.vllm.type",
-        "models.chat.mcp", "models.fitted.start", "models.seeing.start",
+        "models.chat.mcp",
         "providers.openai", "providers.anthropic", "providers.lab", "routes.smart", "routes.split",
         "mcp_servers.files", "mcp_servers.search",
         "gateway.cors", "gateway.api_keys.1.allow", "gateway.api_keys.1.rate", "policy",

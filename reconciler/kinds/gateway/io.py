@@ -76,8 +76,15 @@ def _look(ref: Ref, declared: Declared | None, tools: Tools) -> GatewayState:
     if declared is not None and not any(p.listening == declared.spec.listening for p in processes):
         spec: GatewaySpec = declared.spec
         holder = holder_of(spec.port) if bindable(spec.host, spec.port) else ""
-    inflight = {str(k).partition("#")[2]: int(n) for k, n in ((state or {}).get("inflight") or {}).items()}
-    return GatewayState(processes, digest, routed, inflight, keys, problem, holder)
+    inflight = {nonce: int(n) for nonce, n in _by_nonce(state, "inflight")}
+    used = {nonce: float(at) for nonce, at in _by_nonce(state, "used")}
+    started = float((state or {}).get("started") or 0.0)
+    return GatewayState(processes, digest, routed, inflight, keys, problem, holder, used, started)
+
+
+def _by_nonce(state: Mapping[str, Any] | None, name: str) -> list[tuple[str, Any]]:
+    """What the gateway tells by the ids of targets (`server/chat#nonce`)."""
+    return [(str(ident).partition("#")[2], value) for ident, value in ((state or {}).get(name) or {}).items()]
 
 
 def _served(state: Mapping[str, Any] | None, living: bool, tools: Tools) -> tuple[str, frozenset[str]]:
@@ -146,6 +153,7 @@ async def _start(ref: Ref, spec: GatewaySpec, action: Action, tools: Tools) -> N
     nonce = new_nonce()
     argv = [sys.executable, "-P", "-m", "reconciler.gateway"]
     argv += ["--routes", str(tools.layout.routes), "--socket", str(socket)]
+    argv += ["--controller", str(tools.layout.control_socket)]
 
     async def ready(identity: Identity, log: Path, log_start: int) -> None:
         try:

@@ -32,7 +32,8 @@ class Process:
 @dataclass(frozen=True, slots=True)
 class GatewayState:
     """`digest` is of the routes it serves now, `routed` the nonces they lead to, `inflight` how many
-    requests run on each nonce; `keys` are (name, sha256) pairs.
+    requests run on each nonce, `used` when each last ended one (Unix seconds, since it `started`); `keys` are (name,
+    sha256) pairs.
 
     `problem` says which secret cannot be resolved; `holder` who else has the port.
     """
@@ -44,6 +45,8 @@ class GatewayState:
     keys: tuple[tuple[str, str], ...] = ()
     problem: str = ""
     holder: str = ""
+    used: Mapping[str, float] = field(default_factory=dict, metadata=VOLATILE)
+    started: float = field(default=0.0, metadata=VOLATILE)
 
     @property
     def living(self) -> tuple[Process, ...]:
@@ -52,12 +55,13 @@ class GatewayState:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a model's requests go; None of it is set while nothing is ready."""
+    """Where a model's requests go; nothing of it is set while nothing is ready. `on_demand` models load when asked."""
 
     nonce: str = ""
     host: str = ""
     port: int = 0
     reason: str = field(default="", compare=False)
+    on_demand: bool = False
 
 
 class GatewayRules:
@@ -104,7 +108,8 @@ class GatewayRules:
             return no("Ready", "NotListening", state.holder and f"port {spec.port} is held by {state.holder}"), running
         aim = targets(spec, world)
         current = state.digest == digest_of(content(spec, aim, state.keys))
-        waiting = sorted(name for name, target in aim.items() if not target.nonce)
+        idle = {ref.name for ref, s in world.standing.items() if not s.wanted}
+        waiting = sorted(name for name, target in aim.items() if not target.nonce and name not in idle)
         if not current:
             return no("Ready", "RoutesPending"), running, no("Routed", "Pending")
         routed = no("Routed", "NotAllReady", ", ".join(waiting)) if waiting else yes("Routed", "AllModels")
@@ -117,7 +122,8 @@ def targets(spec: GatewaySpec, world: World) -> dict[str, Target]:
     for model in spec.models:
         ref = Ref("server", model.name)
         state, declared = world.found(ref), world.desired.get(ref)
-        ready = [i for i in state.living if i.life is Life.READY] if state is not None else []
+        let_go = ref in world.standing and not world.standing[ref].wanted
+        ready = [i for i in state.living if i.life is Life.READY] if state is not None and not let_go else []
         # The ones made from the wanted spec last, and among those the youngest.
         ready.sort(key=lambda i: (declared is not None and i.digest == declared.digest, i.ready or 0.0))
         if ready:
@@ -127,8 +133,18 @@ def targets(spec: GatewaySpec, world: World) -> dict[str, Target]:
             # The code only: a message may carry lines of a log, which are not for clients.
             why = f"it failed with {trouble.code}" if trouble else "it is not ready yet"
             halted = {ref, Ref("model", model.name)} & world.paused
-            out[model.name] = Target(reason="it is paused" if halted else why)
+            out[model.name] = _unloaded(
+                model.name, declared, "it is paused" if halted else why, bool(trouble or halted)
+            )
     return out
+
+
+def _unloaded(name: str, declared: Declared | None, why: str, in_trouble: bool) -> Target:
+    """A model that nothing serves now, for the reason `why`; one that loads when it is asked for says so."""
+    start = declared.spec.start if declared is not None else "always"
+    if start == "manual" and not in_trouble:
+        why = f"it is not loaded; `reconcile load {name}` loads it"
+    return Target(reason=why, on_demand=start == "on_demand")
 
 
 def content(spec: GatewaySpec, aim: Mapping[str, Target], keys: tuple[tuple[str, str], ...]) -> dict[str, Any]:
@@ -147,6 +163,7 @@ def content(spec: GatewaySpec, aim: Mapping[str, Target], keys: tuple[tuple[str,
                 "aliases": list(m.aliases),
                 "target": {"id": f"server/{m.name}#{t.nonce}", "host": t.host, "port": t.port} if t.nonce else None,
                 "reason": t.reason,
+                **({"on_demand": True} if t.on_demand else {}),
             }
             for m in spec.models
             for t in (aim[m.name],)

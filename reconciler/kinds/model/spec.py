@@ -17,10 +17,10 @@ from reconciler.core.section import (
     Address,
     Alias,
     Count,
-    Duration,
     Entry,
     Later,
     Name,
+    Quiet,
     Reference,
     Section,
     Sha256,
@@ -28,7 +28,7 @@ from reconciler.core.section import (
     Truth,
     Variable,
     default,
-    duration,
+    quiet,
 )
 from reconciler.gguf.quant import Quant
 from reconciler.kinds.fit import PLAIN, Demand
@@ -164,12 +164,12 @@ class ModelSection(Entry):
     """Adapters to lay over the model: sources, or `{source, scale}`."""
     draft: Source | None = None
     """A small model with the same vocabulary that guesses tokens ahead (speculative decoding)."""
-    start: Annotated[Literal["always", "on_demand", "manual"], Later("on_demand", "manual")] = "always"
+    start: Literal["always", "on_demand", "manual"] = "always"
     """When its server runs: `always`, from the first request on (`on_demand`), or when a person says so (`manual`)."""
-    idle_timeout: Annotated[Duration, Later()] = default("10m", duration)
-    """With `start: on_demand`: unload it after this much quiet."""
+    idle_timeout: Quiet = default("10m", quiet)
+    """With `start: on_demand`: unload it after this much quiet. `never`: only when others need its memory."""
     priority: Annotated[int, Field(ge=-1000, le=1000, strict=True)] = 0
-    """Whose download goes first: the higher, the earlier."""
+    """Whose download goes first, and whose server is unloaded last where memory is short: the higher."""
     memory: MemoryLimit = MemoryLimit()
     """What its server may take."""
     force: Truth = False

@@ -12,7 +12,7 @@ from reconciler.core.ids import Ref
 from reconciler.core.plan import Action
 from reconciler.core.state import Absent, Declared, Found, Observation
 from reconciler.host.probes import free_port
-from reconciler.host.process import Identity, cpu_seconds
+from reconciler.host.process import Identity, cpu_seconds, memory
 from reconciler.kinds.base import Tools
 from reconciler.kinds.fit import judged
 from reconciler.kinds.server.rules import Instance, ServerRules, ServerState, artifacts, demand
@@ -37,8 +37,9 @@ class ServerKind:
         for row in tools.ledger.processes():
             rows.setdefault(row.ref, []).append(row)
         out: dict[Ref, Observation] = {}
+        measure = any(d.spec.start != "always" for ref, d in desired.items() if ref.kind == self.name)
         for ref in refs:
-            found = tuple(_instance(row, tools) for row in rows.get(ref, []))
+            found = tuple(_instance(row, measure, tools) for row in rows.get(ref, []))
             out[ref] = Found(ServerState(found)) if found else Absent()
         return out
 
@@ -76,10 +77,24 @@ def _cpu(row: ProcessRow) -> float:
     return cpu_seconds(row.identity.pid) if row.identity is not None else 0.0
 
 
-def _instance(row: ProcessRow, tools: Tools) -> Instance:
+def _instance(row: ProcessRow, measure: bool, tools: Tools) -> Instance:
     life, silent = row_phase(row, tools), row_silent(row, tools)
-    keyed = tools.layout.key(row.nonce).exists()
-    return Instance(row.nonce, row.digest, life, row.host, row.port, row.inputs, row.ready, row.retiring, silent, keyed)
+    whole, private = memory(row.identity.pid) if measure and row.identity is not None else (0, 0)
+    return Instance(
+        row.nonce,
+        row.digest,
+        life,
+        row.host,
+        row.port,
+        row.inputs,
+        row.ready,
+        row.retiring,
+        silent,
+        tools.layout.key(row.nonce).exists(),
+        whole,
+        private,
+        row.ready - row.created if row.ready is not None else 0.0,
+    )
 
 
 def _row(action: Action, tools: Tools) -> ProcessRow | None:

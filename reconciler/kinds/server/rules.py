@@ -8,11 +8,14 @@ model file as it is now, and answers; any other living one is *stale*. Wanted is
     stale ones beside a ready one → retire them (held while the gateway still routes to them), then stop them (held
                                     while requests are running on them, up to DRAIN_MOST)
 
+Of a server that is not to be in memory now (core/residency) all are surplus: wanted is none.
+
 Only where memory cannot hold both is the stale one stopped first, and the plan says so.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,13 +24,15 @@ from typing import Any
 
 from reconciler.core.ids import Ref, canonical
 from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price, human_bytes
-from reconciler.core.state import VOLATILE, Declared, Drift, Unknown, World
+from reconciler.core.residency import Asked, Resident, Standing, decide, reserve, too_large
+from reconciler.core.state import VOLATILE, Declared, Drift, Found, Unknown, World
 from reconciler.core.status import Condition, no, yes
 from reconciler.kinds.fit import NONE, Demand, Fit, judged
 from reconciler.kinds.server.spec import ServerSpec
 from reconciler.supervise.machine import Phase as Life
 
 DRAIN_MOST = 300.0  # seconds that running requests may take to end
+LOAD_RATE = 200e6  # bytes a second that loading is taken to bring, until it was measured
 ROOM = 1.15  # resident memory of a server, as a multiple of its model's file; the KV cache is small beside it
 
 
@@ -45,6 +50,9 @@ class Instance:
     retiring: float | None = None
     silent: bool = field(default=False, metadata=VOLATILE)  # it has stopped answering
     keyed: bool = True  # its key is known: without it nobody may ask it
+    memory: int = field(default=0, metadata=VOLATILE)  # bytes that it was seen to take
+    private: int = field(default=0, metadata=VOLATILE)  # of those, bytes that are not those of files
+    loading: float = 0.0  # seconds that it took to become ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,15 @@ class ServerRules:
         declared = world.desired.get(ref)
         if declared is None:
             return _removal(ref, state, world)
+        if not wanted(ref, declared, world):
+            if not state.living:
+                return _denied(ref, declared, world)
+            stops = _stops(state.living, world, patient=True)
+            why = world.standing[ref].why if ref in world.standing else ""
+            reason = why or "it runs only when it is asked for"
+            return Change(
+                ref, Op.UPDATE, reason, stops, price=Price(memory=-_size(declared.spec, world)), where=declared.where
+            )
         fresh = [i for i in state.living if is_fresh(i, declared, world)]
         stale = [i for i in state.living if i not in fresh]
         ready = [i for i in fresh if i.life is Life.READY]
@@ -89,6 +106,8 @@ class ServerRules:
         rest = (running, yes("Routed", "InRoutes") if led else no("Routed", "NotInRoutes"))
         if declared is None:
             return no("Ready", "NotWanted", "it is being stopped"), *rest
+        if not wanted(ref, declared, world):
+            return _idle(ref, declared.spec, world), *rest
         current = [i for i in ready if is_fresh(i, declared, world)]
         if current:
             return yes("Ready", "Answers", f"port {current[-1].port}"), *rest
@@ -97,6 +116,99 @@ class ServerRules:
         if any(i.life is Life.UNRESPONSIVE for i in living):
             return no("Ready", "Unresponsive", "it runs, but does not answer"), *rest
         return no("Ready", "Starting" if living else "NotStarted"), *rest
+
+
+def wanted(ref: Ref, declared: Declared, world: World) -> bool:
+    """Whether it is to be in memory now."""
+    standing = world.standing.get(ref)
+    return standing.wanted if standing is not None else declared.spec.start == "always"
+
+
+def _denied(ref: Ref, declared: Declared, world: World) -> Change | None:
+    """That it can never be loaded, said when it is declared and not only when it is asked for."""
+    standing = world.standing.get(ref)
+    if standing is None or not standing.never:
+        return None
+    return Change(ref, Op.DENIED, standing.why, where=declared.where)
+
+
+def _idle(ref: Ref, spec: ServerSpec, world: World) -> Condition:
+    """What is true of one that need not run now: it is as it should be."""
+    if blocked := _waits_for(spec, world):
+        return no("Ready", "NotStarted", blocked)
+    if (held := world.standing.get(ref)) is not None and held.never:
+        return no("Ready", "DoesNotFit", held.why)
+    if ref in world.troubles:
+        return no("Ready", "LoadFailed")
+    if spec.start == "manual":
+        return yes("Ready", "Unloaded", f"`reconcile load {spec.name}` loads it")
+    return yes("Ready", "OnDemand", "it loads when it is asked for")
+
+
+def standing(world: World, asked: Mapping[Ref, Asked], bound: int) -> dict[Ref, Standing]:
+    """Which servers are to be in memory now; nothing is said where all always run. `bound` (bytes) as of `room`."""
+    if not bound and not any(ref.kind == "server" and d.spec.start != "always" for ref, d in world.desired.items()):
+        return {}
+    every = residents(world, asked)
+    found = decide(every, room(world, bound), world.now)
+    for one in every:
+        declared = world.desired.get(one.ref)
+        if bound and one.need > bound and not one.living and declared is not None and not declared.spec.force:
+            found[one.ref] = Standing(False, f"{too_large(one, bound)} (limits.memory)", never=True)
+    return found
+
+
+def residents(world: World, asked: Mapping[Ref, Asked]) -> list[Resident]:
+    """What the decision about memory needs to know of every declared server, and of those that are leaving."""
+    gateway = world.found(Ref("gateway", "main"))
+    out = []
+    for ref in sorted({*world.desired, *world.observed}):
+        if ref.kind != "server":
+            continue
+        state: ServerState = world.found(ref) or ServerState()
+        declared, living, wish = world.desired.get(ref), state.living, asked.get(ref, Asked())
+        if declared is None and not living:
+            continue
+        spec: ServerSpec | None = declared.spec if declared is not None else None
+        need = _size(spec, world) if spec is not None else _released(ref, world)
+        busy = sum(gateway.inflight.get(i.nonce, 0) for i in living) if gateway is not None else 0
+        at = [gateway.used.get(i.nonce, gateway.started) for i in living] if gateway is not None else []
+        out.append(
+            Resident(
+                ref,
+                spec.start if spec is not None else "manual",
+                max(need, *(i.memory for i in living), 0),
+                living=bool(living),
+                ready=any(i.life is Life.READY for i in living),
+                leaving=spec is None or all(i.life is Life.RETIRING for i in living),
+                busy=busy,
+                waiting=wish.waiting,
+                since=wish.since,
+                used=world.now if busy else max((*at, *(i.ready or 0.0 for i in living)), default=0.0),
+                loaded=max((i.ready or 0.0 for i in living), default=0.0),
+                idle_timeout=(spec.idle_timeout if spec is not None else 0.0) or math.inf,
+                priority=spec.priority if spec is not None else 0,
+                reload=max((i.loading for i in living), default=0.0) or need / LOAD_RATE,
+                kept=wish.kept,
+                dropped=wish.dropped,
+            )
+        )
+    return out
+
+
+def room(world: World, bound: int) -> int:
+    """Bytes that all servers together may take: `bound`, or else what the machine has beside all that is not ours."""
+    host = world.host
+    if bound or not host.memory_total:
+        return bound
+    ours = sum(
+        int(i.private)
+        for ref, seen in world.observed.items()
+        if ref.kind == "server" and isinstance(seen, Found)
+        for i in seen.state.living
+    )
+    others = max(0, host.memory_total - host.memory_available - ours)
+    return max(1, host.memory_total - reserve(host.memory_total) - others)
 
 
 def is_fresh(instance: Instance, declared: Declared, world: World) -> bool:
@@ -125,7 +237,8 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
     if fit is not None and fit.refused and not spec.force and (model is None or model.usable):
         return Change(ref, Op.DENIED, fit.refusal, where=declared.where)
     size = _size(spec, world)
-    waits = _waits_for(spec, world)
+    standing = world.standing.get(ref)
+    waits = _waits_for(spec, world) or (standing.hold if standing is not None else "")
     told = _told(fit, spec.context)
     begin = Action(Phase.START, "start", f"start a process and wait until it is ready{told}", hold=waits)
     hung = any(i.life is Life.UNRESPONSIVE for i in stale)
@@ -139,6 +252,9 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
         downtime = f"is down while it loads: {human_bytes(size)} for a second one are not free"
     else:
         actions, downtime = (begin, *stops), ""
+    if spec.start != "always" and not stale:
+        why = standing.why if standing is not None else ""
+        return Change(ref, Op.UPDATE, why or "it is asked for", actions, fields, Price(memory=size), declared.where)
     if owned is None and not stale:
         return Change(ref, Op.CREATE, "not running", actions, (), Price(memory=size), declared.where)
     if fields or (owned is not None and owned.digest != declared.digest):
@@ -183,8 +299,8 @@ def _note_down(ref: Ref, declared: Declared, world: World) -> Change | None:
     return Change(ref, Op.ADOPT, "it runs already", (adopt,), where=declared.where)
 
 
-def _stops(instances: Iterable[Instance], world: World) -> tuple[Action, ...]:
-    """Retire all of them, then stop one after the other."""
+def _stops(instances: Iterable[Instance], world: World, patient: bool = False) -> tuple[Action, ...]:
+    """Retire all of them, then stop one after the other; `patient`: however long their requests take."""
     gateway = world.found(Ref("gateway", "main"))
     routed = gateway.routed if gateway is not None else frozenset()
     running = gateway.inflight if gateway is not None else {}
@@ -199,7 +315,7 @@ def _stops(instances: Iterable[Instance], world: World) -> tuple[Action, ...]:
         if i.retiring is None:
             retires.append(Action(Phase.STOP, "retire", f"give {where} no more requests", args, follows))
         count = 0 if hung else running.get(i.nonce, 0)
-        late = i.retiring is not None and world.now - i.retiring > DRAIN_MOST
+        late = not patient and i.retiring is not None and world.now - i.retiring > DRAIN_MOST
         hold = f"{count} requests are running on it" if count and not late else ""
         if i.retiring is not None:
             hold = follows or hold

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from reconciler.core.ids import digest_of
+from reconciler.core.residency import Start
 
 Option = bool | int | float | str
+UNSEEN = ("extras", "at_most", "force", "start", "idle_timeout", "priority")  # extras only where there are some
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ class ServerSpec:
     """`engine_digest` and `model_digest` make a change of either one a change of the server.
 
     `gpu_layers` is -1 where it follows from the memory. `options` and `env` are sorted pairs. `at_most` (bytes of
-    memory, 0: no bound) and `force` decide whether it may start, and are not part of what runs.
+    memory, 0: no bound), `force`, `start`, `idle_timeout` (seconds, 0: never) and `priority` decide whether and
+    when it runs, and are not part of what runs.
     """
 
     name: str
@@ -44,10 +47,13 @@ class ServerSpec:
     extras: tuple[Extra, ...] = ()
     at_most: int = 0
     force: bool = False
+    start: Start = "always"
+    idle_timeout: float = 600.0
+    priority: int = 0
 
     @property
     def digest(self) -> str:
-        what = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("extras", "at_most", "force")}
+        what = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in UNSEEN}
         return digest_of(what | ({"extras": self.extras} if self.extras else {}))
 
     @property

@@ -1,0 +1,137 @@
+"""Who wants which server in memory: clients, for as long as they wait, and a person, until he says otherwise.
+
+What a person loads is in the ledger, so that it outlives every process. What clients wait for is only as long-lived
+as their requests.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from reconciler.controller.turn import View
+from reconciler.core.diagnostics import Refused
+from reconciler.core.ids import Ref
+from reconciler.core.plan import Op
+from reconciler.core.residency import Asked
+from reconciler.core.retry import next_try, wait_for
+from reconciler.core.state import Declared
+from reconciler.store.ledger import Ledger
+
+SHORT = 2.0  # seconds of backoff that a client waits out
+
+
+class Asking:
+    """`now` may be called from another thread; all else belongs to the controller's loop."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._waiting: dict[Ref, tuple[float, ...]] = {}  # since when, each; Unix seconds
+        self._dropped: frozenset[Ref] = frozenset()
+
+    def now(self) -> Mapping[Ref, Asked]:
+        waiting, dropped, loaded = dict(self._waiting), self._dropped, self._ledger.loaded()
+        return {
+            ref: Asked(
+                len(waiting.get(ref, ())),
+                min(waiting.get(ref, ()), default=loaded.get(ref, 0.0)),
+                ref in loaded,
+                ref in dropped,
+            )
+            for ref in {*waiting, *dropped, *loaded}
+        }
+
+    @contextmanager
+    def waiting(self, ref: Ref) -> Iterator[float]:
+        """One client waits for it; gives since when."""
+        since = time.time()
+        self._waiting[ref] = (*self._waiting.get(ref, ()), since)
+        try:
+            yield since
+        finally:
+            left = list(self._waiting[ref])
+            left.remove(since)
+            self._waiting[ref] = tuple(left)
+            if not left:
+                del self._waiting[ref]
+
+    def load(self, ref: Ref) -> bool:
+        """Keep it in memory until `unload` → whether that is new. Raises Fault where that cannot be written down."""
+        self._dropped -= {ref}
+        loaded = dict(self._ledger.loaded())
+        if ref in loaded:
+            return False
+        self._ledger.set_loaded(loaded | {ref: time.time()})
+        self._ledger.event(str(ref), "Load", "asked for by a person")
+        return True
+
+    def unload(self, ref: Ref) -> None:
+        """Let it go as soon as it has answered what it is answering. Raises Fault."""
+        loaded = dict(self._ledger.loaded())
+        if loaded.pop(ref, None) is not None:
+            self._ledger.set_loaded(loaded)
+        self._dropped |= {ref}
+        self._ledger.event(str(ref), "Unload", "asked for by a person")
+
+    def settle(self, view: View) -> None:
+        """Forget what is done with: wishes for what is no longer there. Raises Fault."""
+        self._dropped = frozenset(ref for ref in self._dropped if (s := view.world.found(ref)) is not None and s.living)
+        loaded = self._ledger.loaded()
+        kept = {ref: at for ref, at in loaded.items() if starts(view.world.desired.get(ref)) != "always"}
+        if kept != loaded and view.world.desired:
+            self._ledger.set_loaded(kept)
+
+
+def starts(declared: Declared | None) -> str:
+    """always, on_demand or manual; what is not declared counts as `always`: there is nothing to ask for."""
+    return str(declared.spec.start) if declared is not None else "always"
+
+
+def refuse_unasked(ref: Ref, asked: Mapping[Ref, Asked], declared: Declared | None) -> None:
+    """Raise Refused where waiting would load nothing: only a person does."""
+    if starts(declared) == "manual" and not asked.get(ref, Asked()).kept:
+        raise Refused(
+            f"{ref.name} is not loaded, and starts only by hand", hint=f"`reconcile load {ref.name}` loads it"
+        )
+
+
+def refuse_fixed(ref: Ref, declared: Declared | None) -> None:
+    """Raise Refused for what always runs."""
+    if starts(declared) == "always":
+        hint = f"declare `start: on_demand` or `start: manual` for models.{ref.name}"
+        raise Refused(f"{ref.name} has `start: always`: it is never unloaded", hint=hint)
+
+
+def serves(ref: Ref, view: View) -> bool:
+    """Whether it runs as wanted and clients' requests are led to it."""
+    known = {c.type: c for c in view.conditions.get(ref, ())}
+    if "Ready" not in known or known["Ready"].status != "True":
+        return False
+    return starts(view.world.desired.get(ref)) == "always" or known["Routed"].status == "True"
+
+
+def hopeless(ref: Ref, view: View, since: float) -> tuple[str, float]:
+    """Why waiting for it is of no use now, and seconds after which it may be; an empty reason where it is of use."""
+    world, declared, change = view.world, view.world.desired.get(ref), view.plan.change(ref)
+    for one in (ref, *(declared.needs if declared is not None else ())):
+        trouble = world.troubles.get(one)
+        if trouble is None or (trouble.at < since and wait_for(one, world) <= SHORT):
+            continue
+        wait = wait_for(one, world)
+        after = 60.0 if math.isinf(wait) else next_try(one, trouble) - world.now
+        return f"{one} failed with {trouble.code}", min(60.0, max(1.0, after))
+    if (held := world.standing.get(ref)) is not None and held.never:
+        return held.hold, 30.0
+    if change is not None and (change.halt is not None or change.contested or change.op is Op.DENIED):
+        return change.reason, 30.0
+    return "", 2.0
+
+
+def answer(ref: Ref, view: View | None, since: float) -> dict[str, Any]:
+    """What one who waited is told, besides the conditions."""
+    ready = view is not None and serves(ref, view)
+    reason, after = hopeless(ref, view, since) if view is not None and not ready else ("", 2.0)
+    return {"ready": ready, "why": reason, "retry_after": after}
