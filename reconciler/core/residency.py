@@ -92,8 +92,8 @@ def decide(residents: Iterable[Resident], budget: int, now: float) -> dict[Ref, 
     for one in sorted(filter(_asks, every), key=_order(now)):
         short = taken + one.need - budget if budget else 0
         taken += one.need  # what comes later must not count on it, whether there is room now or later
-        if one.start != "always" and budget and one.need > budget:
-            out[one.ref] = replace(out[one.ref], wanted=True, hold=too_large(one, budget), never=True)
+        if one.start != "always" and (no := _never(one, every, budget)):
+            out[one.ref] = replace(out[one.ref], wanted=True, hold=no, never=True)
             continue
         victims = _victims(one, every, gone, short, now)
         gone |= {v.ref for v in victims}
@@ -192,6 +192,17 @@ def _hold(one: Resident, every: Sequence[Resident], gone: set[Ref], short: int) 
     if one.start == "always":
         return ""  # nobody can make room: whether it fits is judged for itself
     return f"waits for {human_bytes(short)} of memory: what has it is busy or stays loaded"
+
+
+def _never(one: Resident, every: Sequence[Resident], budget: int) -> str:
+    """Why no room can be made for it while what stays loaded does; empty where it can."""
+    if not budget or one.need > budget:
+        return too_large(one, budget) if budget else ""
+    stays = [r for r in every if r.living and r.fixed and r.ref != one.ref]
+    if one.need + sum(r.need for r in stays) <= budget:
+        return ""
+    names = ", ".join(sorted(str(r.ref) for r in stays))
+    return f"it needs {human_bytes(one.need)}, for which there is no room while {names} stays loaded"
 
 
 def too_large(one: Resident, budget: int) -> str:

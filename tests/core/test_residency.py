@@ -127,6 +127,13 @@ def test_what_a_person_keeps_or_what_always_runs_is_never_let_go() -> None:
     assert wanted(*fixed, asked("c", 1000.0), budget=2 * GIB) == {"a", "b", "c"}
 
 
+def test_where_what_stays_leaves_no_room_that_is_said_and_nobody_goes() -> None:
+    found = standing(running("a", kept=True), running("b", used=0.0, idle_timeout=1e9), asked("c", 90), budget=GIB)
+    assert found["b"].wanted
+    assert found["c"].never
+    assert found["c"].hold == "it needs 1.1 GB, for which there is no room while server/a stays loaded"
+
+
 def test_what_always_runs_has_others_leave_for_it_but_starts_all_the_same() -> None:
     found = standing(running("a", busy=1), one("b", start="always"), budget=GIB)
     assert not found["a"].wanted

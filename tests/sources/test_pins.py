@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -178,3 +179,17 @@ async def test_looking_anew_at_what_has_not_moved_fetches_nothing(
     await do("renew", spec, tools)
     again = index.server.sent[index.path(wheel)] - count
     assert again <= 64 << 10 < len(models[0]) < count, "a look at its directory is not a fetch"
+
+
+async def test_models_of_one_source_that_know_more_or_less_of_it_do_not_take_each_others_part(
+    tools: Tools, tmp_path: Path, models: tuple[bytes, bytes]
+) -> None:
+    """They share a part on the way: one that knows its digest and one that does not must not be at it together."""
+    (tmp_path / "m.gguf").write_bytes(models[0])
+    known, unknown = ModelSpec("file:m.gguf", "", sha256(models[0])), ModelSpec("file:m.gguf", "", "")
+    assert known.digest != unknown.digest
+    for _ in range(20):
+        await asyncio.gather(*(do("fetch", spec, tools) for spec in (unknown, known, unknown, known)))
+        assert seen(known, tools).usable
+        tools.layout.blob(sha256(models[0])).unlink()
+        tools.ledger.forget_artifact(sha256(models[0]))

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,9 @@ class ModelKind:
                 for piece in _pieces(spec, tools.ledger.pins().get(spec.pin)):
                     if not tools.blobs.holds(piece.sha256):
                         await restore(ref, piece.sha256, tools, _mending(spec, piece, tools))
-        tools.fetch.discard(_part(spec, tools))  # a crash may have left its sidecar, whichever action comes after it
+        part = _part(spec, tools)
+        if (lock := tools.bringing.get(str(part))) is None or not lock.locked():  # else it is on its way for another
+            tools.fetch.discard(part)  # a crash may have left its sidecar, whichever action comes after it
         tools.ledger.own(ref, declared.digest, spec)
 
     async def forget_partial(self, ref: Ref, declared: Declared, tools: Tools) -> bool:
@@ -292,8 +295,9 @@ async def _one(
 
     role, remote = seen.remotes[number]
     part = _part(spec, tools, number)
-    lock = tools.bringing.setdefault(wanted or str(part), asyncio.Lock())
-    async with lock:
+    async with AsyncExitStack() as alone:
+        for what in filter(None, (str(part), wanted)):  # in this order always, so that no two wait for each other
+            await alone.enter_async_context(tools.bringing.setdefault(what, asyncio.Lock()))
         if wanted and tools.blobs.holds(wanted):
             return Brought(wanted, tools.layout.blob(wanted).stat().st_size, remote.name)
         if wanted and (adopted := await _adopted(ref, wanted, remote, part, tools, progress)) is not None:
