@@ -12,9 +12,10 @@ sound in itself: names are there once, rows are whole blocks, no tensor is count
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 MAGIC = b"GGUF"
@@ -114,7 +115,7 @@ class Share:
 class Header:
     """`keys` maps names to values; of a long array or text there is an int, its length.
 
-    `data` is where tensor bytes begin.
+    `data` is where tensor bytes begin, `digest` the sha256 of all before them where it was read whole (`reading`).
     """
 
     version: int
@@ -122,6 +123,7 @@ class Header:
     tensors: tuple[Tensor, ...]
     data: int
     alignment: int = 32
+    digest: str = ""
 
     @property
     def architecture(self) -> str:
@@ -230,7 +232,10 @@ def reading() -> Generator[int, bytes, Header]:
     while True:
         prefix = yield wanted
         try:
-            return parse(prefix)
+            found = parse(prefix)
+            if found.data <= len(prefix) or len(prefix) < wanted:  # without a tensor, the padding may be missing
+                return replace(found, digest=hashlib.sha256(memoryview(prefix)[: found.data]).hexdigest())
+            wanted = found.data
         except Short as short:
             if len(prefix) < wanted or wanted >= MAX_HEADER:
                 raise NotGguf(f"it ends after {len(prefix)} bytes, inside its own header") from short

@@ -333,6 +333,18 @@ def a_server_that_waits_for_memory() -> Plan:
     return seeing(machine, ONE.replace("context: 2k", "context: 2k, start: on_demand"), standing={SERVER: why})
 
 
+def a_server_that_is_asked_for_again_while_it_leaves() -> Plan:
+    """Its memory is what it waits for: its end must not wait for its start."""
+    machine = built()
+    machine.rows[machine.servers[SERVER][0].nonce].retiring = 1.0
+    why = Standing(True, "it is asked for", "waits for the memory of server/chat")
+    plan = seeing(machine, ONE.replace("context: 2k", "context: 2k, start: on_demand"), standing={SERVER: why})
+    change = plan.change(SERVER)
+    assert change is not None
+    assert [action.verb for action in change.actions] == ["stop", "start"]
+    return plan
+
+
 def a_paused_model() -> Plan:
     return seeing(Machine(), ONE, paused=frozenset({MODEL}))
 
@@ -386,6 +398,7 @@ PLANS: tuple[Callable[[], Plan], ...] = (
     settings_of_the_gateway, nothing, from_nothing, a_model_that_is_removed,
     everything_taken_down, everything_purged, everything_denied, drift_that_is_left_so, a_tug_of_war, only_a_target,
     a_server_that_need_not_run, a_server_that_is_let_go, a_server_that_waits_for_memory,
+    a_server_that_is_asked_for_again_while_it_leaves,
     a_paused_model, a_suspended_controller, a_server_whose_key_is_lost, a_model_that_its_source_tells_of,
     a_model_that_never_fits, a_server_that_no_longer_fits,
     what_it_takes_of_the_memory, no_room_for_a_second_one, what_cannot_be_seen,

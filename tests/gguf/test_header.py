@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -353,7 +355,7 @@ def test_a_header_is_read_in_growing_prefixes_and_not_much_further(texts: int) -
             asked.append(steps.send(data[: asked[-1]]))
     except StopIteration as done:
         found = done.value
-    assert found == parse(data)
+    assert found == replace(parse(data), digest=sha256(data[: parse(data).data]).hexdigest())
     assert asked == sorted(set(asked))
     assert asked[-1] <= max(PREFIX, 2 * len(whole))
 

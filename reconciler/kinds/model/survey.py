@@ -25,7 +25,6 @@ from reconciler.kinds.fit import use_of
 from reconciler.kinds.model.choose import Offer, choose, offers, projector_of
 from reconciler.kinds.model.spec import DRAFT, LORA, MMPROJ, MODEL, ModelSpec, Piece
 from reconciler.sources import Brought, Listing, Remote, Tap, source_for
-from reconciler.store.blobs import sha256_of
 
 FINE = {
     MODEL: (RoleName.MODEL,),
@@ -101,7 +100,7 @@ async def survey(
     }
     if len(headers) == len(choice.offer.files):
         told = _told(headers, spec, choice.offer.files[0].name)
-        facts |= told | {"licence": listing.licence or told.get("licence", "")}
+        facts |= {"header": headers[0].digest} | told | {"licence": listing.licence or told.get("licence", "")}
     notes = (*listing.notes, *([facts["note"]] if facts.get("note") else []))
     return Survey(tuple(remotes), listing.resolved, listing.licence, False, _plain(facts), choice.why, notes)
 
@@ -226,7 +225,7 @@ def facts_of(seen: Survey, spec: ModelSpec, paths: Sequence[Path], brought: Sequ
         "name": first.name,
         "size": first.size,
         "sha256": first.sha256,
-        "header": sha256_of(paths[0], most=headers[0].data),
+        "header": headers[0].digest,
         **told,
         "licence": seen.licence or told.get("licence", ""),
         "also": also,

@@ -250,9 +250,11 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
         holds = (waits or ("" if a.verb == "retire" else a.hold) for a in stops)
         actions: tuple[Action, ...] = (*(replace(a, hold=h) for a, h in zip(stops, holds, strict=True)), begin)
         downtime = f"is down while it loads: {human_bytes(size)} for a second one are not free"
+    elif begin.hold and not leaving:  # what it waits for may be its own predecessor's memory
+        actions, downtime = (*_stops(stale, world, patient=spec.start != "always"), begin), ""
     else:
         actions, downtime = (begin, *stops), ""
-    if spec.start != "always" and not stale:
+    if spec.start != "always" and not leaving:
         why = standing.why if standing is not None else ""
         return Change(ref, Op.UPDATE, why or "it is asked for", actions, fields, Price(memory=size), declared.where)
     if owned is None and not stale:
