@@ -21,6 +21,7 @@ from reconciler.gateway.proxy import Call, Proxy
 from reconciler.gateway.reply import JSON, Reply
 from reconciler.gateway.routes import Limits, Model, Routes, match
 
+LOADS = 8  # times that a request has its model loaded
 SAY_EVERY = 5.0  # seconds between two comments in a stream that waits for its model
 _READ = ("GET", "HEAD")
 _WRITE = ("POST",)
@@ -88,7 +89,9 @@ class Surface:
                 param="model",
                 code="wrong_task",
             )
-        if model.target is None and model.on_demand:
+        for _ in range(LOADS):  # one that was loaded may have been let go again before we came to ask it
+            if model.target is not None or not model.on_demand:
+                break
             await self._load(model.name, routes.limits, reply if document.get("stream") is True else None)
             routes = self._live.routes
             model = match(routes, name)

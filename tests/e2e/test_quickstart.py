@@ -140,6 +140,24 @@ def test_every_example_is_valid_and_names_its_schema(example: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_example_of_more_models_than_memory_loads_what_is_asked_for(tmp_path: Path) -> None:
+    folder = tmp_path / "on-demand"
+    shutil.copytree(CHECKOUT / "examples" / "on-demand", folder)
+    stage = Stage(folder)
+    try:
+        stage.write(stage.manifest.read_text().replace("1337", str(stage.port)))
+        stage.run("apply", timeout=600)
+        assert stage.servers() == []
+        for name in ("chat", "long", "chat"):
+            assert stage.ask(name, max_tokens=4)["choices"][0]["message"]["content"]
+            assert stage.server(name)
+        assert len(stage.servers()) == 1, "there is room for one of them"
+        assert stage.told("server/spare")["Ready"]["reason"] == "Unloaded"
+    finally:
+        stage.close()
+
+
+@pytest.mark.slow
 def test_the_hub_example_takes_what_fits_and_what_is_named(tmp_path: Path) -> None:
     """Against a hub on this machine, which HF_ENDPOINT makes a mirror: the origin is never asked."""
     folder = tmp_path / "hub"
