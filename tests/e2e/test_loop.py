@@ -69,7 +69,8 @@ class Stream(threading.Thread):
 
 
 def test_a_changed_context_is_make_before_break_and_cuts_no_stream(stage: Stage) -> None:
-    entry = 'chat: {{source: "file:models/endless.gguf", engine: real, context: {}}}'
+    # One thread each: two engines that wait for each other's threads on two busy cores hardly move.
+    entry = 'chat: {{source: "file:models/endless.gguf", engine: real, context: {}, options: {{threads: 1}}}}'
     stage.write(manifest(stage, entry.format("16k")))
     stage.run("apply")
     (old,) = stage.servers()
