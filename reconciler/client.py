@@ -24,6 +24,10 @@ class NoController(Exception):
     """Nobody answers on the control socket."""
 
 
+def _mute(why: object) -> NoController:
+    return NoController(f"the controller does not answer: {why}")
+
+
 class Client:
     """One connection. Use as a context manager. Raises NoController where none answers, or when it goes away."""
 
@@ -37,7 +41,9 @@ class Client:
             self._socket.connect(str(self._path))
         except OSError as error:
             self._socket.close()
-            raise NoController(str(error)) from error
+            if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+                raise NoController("no controller runs") from error
+            raise _mute(error) from error
         self._lines = self._socket.makefile("rb")
         return self
 
@@ -157,13 +163,13 @@ class Client:
         except (BrokenPipeError, ConnectionResetError):
             pass  # it may have said why before it closed: reading tells
         except OSError as error:
-            raise NoController(str(error)) from error
+            raise _mute(error) from error
 
     def _line(self) -> dict[str, Any] | None:
         try:
             line = self._lines.readline()
         except OSError as error:
-            raise NoController(str(error)) from error
+            raise _mute(error) from error
         answer: dict[str, Any] | None = json.loads(line) if line.endswith(b"\n") else None  # else it was cut off
         return answer
 
@@ -171,7 +177,7 @@ class Client:
         self._send(method, **values)
         answer = self._line()
         if answer is None:
-            raise NoController("it went away without an answer")
+            raise _mute("it went away without an answer")
         return _value(answer)
 
     def _stream(self, method: str, **values: Any) -> Iterator[dict[str, Any]]:

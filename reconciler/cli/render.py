@@ -37,7 +37,7 @@ def show_error(error: Refused | Fault | NoController, output: str) -> int:
         error = Refused([Diagnostic(error.message, hint=error.hint)])
     elif isinstance(error, NoController):
         hint = "`reconcile logs controller` may say why; `reconcile apply` starts another one"
-        error = Refused(f"the controller does not answer: {error}", hint=hint)
+        error = Refused(str(error), hint=hint)
     if output == "json":
         show_json({"errors": [d.to_json() for d in error.diagnostics]})
     for diagnostic in error.diagnostics:

@@ -6,13 +6,15 @@ as their requests.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from reconciler.controller.turn import View
+from reconciler.core import status
 from reconciler.core.diagnostics import Refused
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Op
@@ -20,6 +22,9 @@ from reconciler.core.residency import Asked
 from reconciler.core.retry import next_try, wait_for
 from reconciler.core.state import Declared
 from reconciler.store.ledger import Ledger
+
+if TYPE_CHECKING:
+    from reconciler.controller.daemon import Controller
 
 SHORT = 2.0  # seconds of backoff that a client waits out
 
@@ -76,12 +81,13 @@ class Asking:
         self._dropped |= {ref}
         self._ledger.event(str(ref), "Unload", "asked for by a person")
 
-    def settle(self, view: View) -> None:
-        """Forget what is done with: wishes for what is no longer there. Raises Fault."""
-        self._dropped = frozenset(ref for ref in self._dropped if (s := view.world.found(ref)) is not None and s.living)
+    def settle(self, wanted: Mapping[Ref, Declared]) -> None:
+        """Forget wishes that are fulfilled, or for what is no longer theirs to load. Raises Fault."""
+        living = {row.ref for row in self._ledger.processes()}
+        self._dropped &= living
         loaded = self._ledger.loaded()
-        kept = {ref: at for ref, at in loaded.items() if starts(view.world.desired.get(ref)) != "always"}
-        if kept != loaded and view.world.desired:
+        kept = {ref: at for ref, at in loaded.items() if starts(wanted.get(ref)) != "always"}
+        if kept != loaded:
             self._ledger.set_loaded(kept)
 
 
@@ -130,8 +136,58 @@ def hopeless(ref: Ref, view: View, since: float) -> tuple[str, float]:
     return "", 2.0
 
 
-def answer(ref: Ref, view: View | None, since: float) -> dict[str, Any]:
-    """What one who waited is told, besides the conditions."""
-    ready = view is not None and serves(ref, view)
-    reason, after = hopeless(ref, view, since) if view is not None and not ready else ("", 2.0)
-    return {"ready": ready, "why": reason, "retry_after": after}
+async def ensure_ready(controller: Controller, name: str, timeout: float) -> dict[str, Any]:
+    """Wait until the model that clients call `name` can be asked, loading it if need be → its server's conditions.
+
+    Ends earlier where waiting has no sense: `why` says so. Raises Refused.
+    """
+    ref = controller.server_of(name)
+    declared = controller.desired().get(ref)
+    refuse_unasked(ref, controller.asking.now(), declared)
+
+    def answered() -> bool:
+        view = controller.view
+        if view is None or serves(ref, view):
+            return view is not None
+        return starts(declared) != "always" and ref not in controller.work and bool(hopeless(ref, view, since)[0])
+
+    with controller.asking.waiting(ref) as since:
+        await _until(controller, answered, timeout)
+        view = controller.view
+        ready = view is not None and serves(ref, view)
+        why, after = hopeless(ref, view, since) if view is not None and not ready else ("", 2.0)
+    return {"ready": ready, "why": why, "retry_after": after, **_told(controller, ref)}
+
+
+async def load(controller: Controller, name: str, timeout: float) -> dict[str, Any]:
+    """Load a model and keep it loaded, over restarts too, until `unload` → as `ensure_ready`. Raises Refused, Fault."""
+    ref = controller.server_of(name)
+    refuse_fixed(ref, controller.desired().get(ref))
+    controller.asking.load(ref)
+    controller.tools.ledger.set_trouble(ref, None)  # a person does not wait out a backoff
+    return await ensure_ready(controller, name, timeout)
+
+
+async def unload(controller: Controller, name: str, timeout: float) -> dict[str, Any]:
+    """Let a model go, and wait until its memory is free → whether it is. Raises Refused, Fault."""
+    ref, ledger = controller.server_of(name), controller.tools.ledger
+    refuse_fixed(ref, controller.desired().get(ref))
+    controller.asking.unload(ref)
+
+    def gone() -> bool:
+        return all(row.ref != ref for row in ledger.processes())
+
+    await _until(controller, gone, timeout)
+    return {"unloaded": gone(), **_told(controller, ref)}
+
+
+async def _until(controller: Controller, condition: Callable[[], bool], timeout: float) -> None:
+    """Wait for something that a turn brings; at most `timeout` seconds."""
+    controller.wake()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout), controller.turned:
+            await controller.turned.wait_for(condition)
+
+
+def _told(controller: Controller, ref: Ref) -> dict[str, Any]:
+    return status.to_json({ref: controller.told.get(ref, ())})[0]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler import __version__
-from reconciler.controller import garbage, proving
+from reconciler.controller import asking, garbage, proving
 from reconciler.controller import request as asked
 from reconciler.controller.daemon import Controller
 from reconciler.controller.hands import Hold
@@ -144,11 +144,11 @@ async def _value(controller: Controller, request: Request) -> dict[str, Any]:
         case asked.Resume():
             return await controller.resume(Hold(request.refs, resume=True))
         case asked.EnsureReady():
-            return await controller.ensure_ready(request.model, request.timeout)
+            return await asking.ensure_ready(controller, request.model, request.timeout)
         case asked.Load():
-            return await controller.load(request.model, request.timeout)
+            return await asking.load(controller, request.model, request.timeout)
         case asked.Unload():
-            return await controller.unload(request.model, request.timeout)
+            return await asking.unload(controller, request.model, request.timeout)
     match request.method:
         case "hello":
             return {"api": API, "version": __version__, "pid": os.getpid(), "path": str(controller.source.path)}

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler.controller import asking, hands, recovery
+from reconciler.controller import hands, recovery
 from reconciler.controller.asking import Asking
 from reconciler.controller.binding import planned
 from reconciler.controller.hands import Hold
@@ -263,10 +263,10 @@ class Controller:
         guarded = {ref: world.desired[ref].protect for ref in world.owned if ref in world.desired}
         try:
             self._forgive(view)
-            self.asking.settle(view)
             if self.source.held is not None:
                 gone = [ref for ref in self.tools.ledger.paused() if ref not in self.source.wanted.resources]
                 hands.resume(gone, self.tools.ledger, "it is no longer in the manifest")
+                self.asking.settle(self.source.wanted.resources)
             self.tools.ledger.set_conditions(found, earlier)
             self.tools.ledger.protect({ref: flag for ref, flag in guarded.items() if world.owned[ref].protect != flag})
             if self.mode == "run":
@@ -431,52 +431,6 @@ class Controller:
         self._go()
         return await self.next_turn()
 
-    async def ensure_ready(self, name: str, timeout: float) -> dict[str, Any]:
-        """Wait until the model that clients call `name` can be asked, loading it if need be → its server's conditions.
-
-        Ends earlier where waiting has no sense: `why` says so. Raises Refused.
-        """
-        ref = self._server_of(name)
-        asking.refuse_unasked(ref, self.asking.now(), self.desired().get(ref))
-        with self.asking.waiting(ref) as since:
-            patient = asking.starts(self.desired().get(ref)) == "always"
-            self.wake()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout), self.turned:
-                    await self.turned.wait_for(lambda: self._answered(ref, since, patient))
-            told = asking.answer(ref, self.view, since)
-        return {**told, **status.to_json({ref: self.told.get(ref, ())})[0]}
-
-    def _answered(self, ref: Ref, since: float, patient: bool) -> bool:
-        if self.view is None:
-            return False
-        failed = not patient and ref not in self.work and asking.hopeless(ref, self.view, since)[0]
-        return asking.serves(ref, self.view) or bool(failed)
-
-    async def load(self, name: str, timeout: float) -> dict[str, Any]:
-        """Load a model and keep it loaded, over restarts too, until `unload` → as `ensure_ready`. Raises Refused."""
-        ref = self._server_of(name)
-        asking.refuse_fixed(ref, self.desired().get(ref))
-        self.asking.load(ref)
-        if (trouble := self.tools.ledger.trouble(ref)) is not None:
-            self.tools.ledger.set_trouble(ref, None)
-            log.info("forgiven ref=%s %s", ref, trouble.code)
-        return await self.ensure_ready(name, timeout)
-
-    async def unload(self, name: str, timeout: float) -> dict[str, Any]:
-        """Let a model go, and wait until its memory is free → whether it is. Raises Refused."""
-        ref = self._server_of(name)
-        asking.refuse_fixed(ref, self.desired().get(ref))
-        self.asking.unload(ref)
-        self.wake()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout), self.turned:
-                await self.turned.wait_for(lambda: not self._lives(ref))
-        return {"unloaded": not self._lives(ref), **status.to_json({ref: self.told.get(ref, ())})[0]}
-
-    def _lives(self, ref: Ref) -> bool:
-        return any(row.ref == ref for row in self.tools.ledger.processes())
-
     async def lock(self, refs: list[Ref] | None) -> dict[str, Any]:
         """Pin what is not pinned yet, and look anew at what `refs` name → what changed, and what failed.
 
@@ -605,7 +559,8 @@ class Controller:
             self.tools.ledger.set_trouble(ref, None)
         self.tools.ledger.forget_restored()
 
-    def _server_of(self, name: str) -> Ref:
+    def server_of(self, name: str) -> Ref:
+        """The server of the model that clients call `name`. Raises Refused."""
         gateway = self.source.wanted.resources.get(Ref("gateway", "main"))
         models = gateway.spec.models if gateway is not None else ()
         for model in models:

@@ -115,7 +115,7 @@ async def _relay(connection: Connection, call: Call, limits: Limits, reply: Repl
         await _relay_gathered(connection, target, limits, reply)
         return
     if reply.opened and not is_events:  # an answer that is no stream, in one that was opened for it
-        reply.whole(connection.status, headers, await _all(connection, limits))
+        reply.whole(connection.status, headers, await _all(connection, target, limits))
         return
     if connection.complete and not reply.opened:
         reply.whole(connection.status, headers, await connection.read(0))
@@ -130,10 +130,15 @@ async def _relay(connection: Connection, call: Call, limits: Limits, reply: Repl
         reply.abort()
 
 
-async def _all(connection: Connection, limits: Limits) -> bytes:
+async def _all(connection: Connection, target: Target, limits: Limits) -> bytes:
+    """The body to its end; raises `Refusal` where it breaks off."""
     pieces = []
-    while data := await connection.read(limits.idle_seconds):
-        pieces.append(data)
+    try:
+        while data := await connection.read(limits.idle_seconds):
+            pieces.append(data)
+    except (Broken, Stalled) as error:
+        log("warning", "upstream-broken", target=target.label, reason=error)
+        raise errors.target_broke(target.label, str(error)) from None
     return b"".join(pieces)
 
 

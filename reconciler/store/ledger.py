@@ -413,23 +413,26 @@ class Ledger:
 
     def paused(self) -> Mapping[Ref, float]:
         """What a person has paused, and since when (Unix seconds)."""
-        return self._known(
-            "SELECT value FROM meta WHERE key = 'paused'",
-            lambda rows: {Ref.parse(name): at for name, at in json.loads(rows[0][0]).items()} if rows else {},
-        )
+        return self._marked("paused")
 
     def set_paused(self, paused: Mapping[Ref, float]) -> None:
-        self.set_meta("hold", paused=canonical({str(ref): at for ref, at in paused.items()}))
+        self._mark("paused", paused)
 
     def loaded(self) -> Mapping[Ref, float]:
         """Servers that a person has loaded, and since when (Unix seconds)."""
+        return self._marked("loaded")
+
+    def set_loaded(self, loaded: Mapping[Ref, float]) -> None:
+        self._mark("loaded", loaded)
+
+    def _marked(self, key: str) -> Mapping[Ref, float]:
         return self._known(
-            "SELECT value FROM meta WHERE key = 'loaded'",
+            f"SELECT value FROM meta WHERE key = '{key}'",  # noqa: S608  one of the words above
             lambda rows: {Ref.parse(name): at for name, at in json.loads(rows[0][0]).items()} if rows else {},
         )
 
-    def set_loaded(self, loaded: Mapping[Ref, float]) -> None:
-        self.set_meta("hold", loaded=canonical({str(ref): at for ref, at in loaded.items()}))
+    def _mark(self, key: str, marks: Mapping[Ref, float]) -> None:
+        self.set_meta("hold", **{key: canonical({str(ref): at for ref, at in marks.items()})})
 
     def suspension(self) -> Suspension | None:
         """That a person has suspended the controller; None where none has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,15 +20,15 @@ def ref(name: str) -> Ref:
     return Ref("server", name)
 
 
-def one(name: str, **facts: object) -> Resident:
-    return replace(Resident(ref(name), "on_demand", GIB, used=NOW - 60, reload=5.0), **facts)  # type: ignore[arg-type]
+def one(name: str, **facts: Any) -> Resident:
+    return replace(Resident(ref(name), "on_demand", GIB, used=NOW - 60, reload=5.0), **facts)
 
 
-def running(name: str, **facts: object) -> Resident:
+def running(name: str, **facts: Any) -> Resident:
     return one(name, living=True, ready=True, **facts)
 
 
-def asked(name: str, seconds: float = 1.0, **facts: object) -> Resident:
+def asked(name: str, seconds: float = 1.0, **facts: Any) -> Resident:
     return one(name, waiting=1, since=NOW - seconds, **facts)
 
 

@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,20 @@ def quickstart(tmp_path: Path) -> Iterator[Stage]:
     stage.write(text.replace("1337", str(stage.port)).replace("../../state", "state"))
     yield stage
     stage.close()
+
+
+@contextmanager
+def example(name: str, folder: Path) -> Iterator[Stage]:
+    """A copy of an example, on a port of its own."""
+    shutil.copytree(CHECKOUT / "examples" / name, folder / name)
+    stage = Stage(folder / name)
+    try:
+        text = stage.manifest.read_text()
+        assert text.count("port: 1337") == 1
+        stage.write(text.replace("port: 1337", f"port: {stage.port}"))
+        yield stage
+    finally:
+        stage.close()
 
 
 @pytest.mark.slow
@@ -70,11 +85,8 @@ def test_quickstart_from_nothing_answers_and_a_second_run_has_nothing_to_do(quic
 
 @pytest.mark.slow
 def test_the_team_example_includes_overrides_and_leaves_out_what_is_for_others(tmp_path: Path) -> None:
-    folder = tmp_path / "team"
-    shutil.copytree(CHECKOUT / "examples" / "team", folder)
-    stage = Stage(folder)
-    try:
-        stage.write(stage.manifest.read_text().replace("1337", str(stage.port)))
+    with example("team", tmp_path) as stage:
+        folder = stage.manifest.parent
         assert "98.4 MB to fetch" in stage.run("plan", code=2).stdout, "its lock says how much"
         assert "`when` leaves out models.draft" in stage.run("validate").stdout
         lock = (folder / "stack.lock").read_bytes()
@@ -86,8 +98,6 @@ def test_the_team_example_includes_overrides_and_leaves_out_what_is_for_others(t
         stage.until_ready()
         assert json.loads(lock)["pins"][0] in json.loads((folder / "stack.lock").read_bytes())["pins"]
         assert "protected" in stage.run("plan", "-f", str(_without_models(folder)), code=3).stdout
-    finally:
-        stage.close()
 
 
 def _without_models(folder: Path) -> Path:
@@ -141,11 +151,7 @@ def test_every_example_is_valid_and_names_its_schema(example: Path) -> None:
 
 @pytest.mark.slow
 def test_the_example_of_more_models_than_memory_loads_what_is_asked_for(tmp_path: Path) -> None:
-    folder = tmp_path / "on-demand"
-    shutil.copytree(CHECKOUT / "examples" / "on-demand", folder)
-    stage = Stage(folder)
-    try:
-        stage.write(stage.manifest.read_text().replace("1337", str(stage.port)))
+    with example("on-demand", tmp_path) as stage:
         stage.run("apply", timeout=600)
         assert stage.servers() == []
         for name in ("chat", "long", "chat"):
@@ -153,15 +159,11 @@ def test_the_example_of_more_models_than_memory_loads_what_is_asked_for(tmp_path
             assert stage.server(name)
         assert len(stage.servers()) == 1, "there is room for one of them"
         assert stage.told("server/spare")["Ready"]["reason"] == "Unloaded"
-    finally:
-        stage.close()
 
 
 @pytest.mark.slow
 def test_the_hub_example_takes_what_fits_and_what_is_named(tmp_path: Path) -> None:
     """Against a hub on this machine, which HF_ENDPOINT makes a mirror: the origin is never asked."""
-    folder = tmp_path / "hub"
-    shutil.copytree(CHECKOUT / "examples" / "hub", folder)
     made = tmp_path / "m.gguf"
 
     def model(**how: Any) -> bytes:
@@ -173,15 +175,10 @@ def test_the_hub_example_takes_what_fits_and_what_is_named(tmp_path: Path) -> No
         hub.add(f"bartowski/{name}-GGUF", chat, licence="apache-2.0")
         embed = {f"all-MiniLM-L6-v2-{q}.gguf": model(kind="bert", quant=q) for q in ("Q4_0", "Q8_0")}
         hub.add("second-state/All-MiniLM-L6-v2-Embedding-GGUF", embed)
-        stage = Stage(folder)
-        stage.environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": ""}
-        try:
-            text = stage.manifest.read_text()
-            stage.write(text.replace("port: 1337", f"port: {stage.port}"))
+        with example("hub", tmp_path) as stage:
+            stage.environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": ""}
             stage.run("apply", timeout=180)
             assert stage.ask("default")["choices"][0]["message"]["content"].strip() == "I am Q8_0."
             vectors = stage.post("/v1/embeddings", {"model": "embed", "input": "hello"})
             assert len(vectors["data"][0]["embedding"]) == 64
             assert "Q8_0: chosen" in stage.run("explain", "models.chat.quant").stdout
-        finally:
-            stage.close()

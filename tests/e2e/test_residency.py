@@ -79,7 +79,12 @@ def reasons(stage: Stage, verb: str) -> list[str]:
 def test_a_stream_is_kept_alive_while_its_model_loads(fake: Stage) -> None:
     fake.write(manifest(fake, entry(more=LONG + faulty("slow-ready=6"))))
     fake.run("apply")
-    body = {"model": "chat", "stream": True, "max_tokens": 3, "messages": [{"role": "user", "content": "hi"}]}
+    body: dict[str, Any] = {
+        "model": "chat",
+        "stream": True,
+        "max_tokens": 3,
+        "messages": [{"role": "user", "content": "hi"}],
+    }
     request = urllib.request.Request(
         f"{fake.url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
@@ -90,7 +95,7 @@ def test_a_stream_is_kept_alive_while_its_model_loads(fake: Stage) -> None:
     assert lines[-2:] == ["data: [DONE]", ""] or "data: [DONE]" in lines
     with OpenAI(base_url=f"{fake.url}/v1", api_key="none", max_retries=0) as client:  # comments are no trouble to it
         fake.run("unload", "chat")
-        chunks = list(client.chat.completions.create(**body))  # type: ignore[call-overload]
+        chunks = list(client.chat.completions.create(**body))
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "w0 w1 w2 "
 
 
@@ -139,6 +144,11 @@ def test_by_hand_only(fake: Stage) -> None:
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: fake.server() not in (0, pid), 20, "and is started again when it dies")
     fake.until_ready()
+    fake.run("down")
+    assert fake.servers() == []
+    assert "no controller" in fake.run("load", "chat", code=1).stderr.lower()
+    fake.run("apply")
+    assert fake.server(), "and over taking everything down"
     assert "is unloaded" in fake.run("unload", "chat").stdout
     assert fake.servers() == []
     assert json.loads(fake.run("load", "chat", "-o", "json").stdout)["ready"]
