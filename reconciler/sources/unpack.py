@@ -167,6 +167,17 @@ def _untar(archive: Path, tree: _Tree) -> None:
                 tree.file(path, data, bool(member.mode & 0o111))
             else:
                 raise Unfit(f"{printable(member.name)} is neither file, folder nor link")
+        _to_the_end(opened, tree)
+
+
+def _to_the_end(opened: tarfile.TarFile, tree: _Tree) -> None:
+    """Read what follows the last member: only at its end does a packed stream prove that it is whole."""
+    assert opened.fileobj is not None
+    rest = 0
+    while piece := opened.fileobj.read(CHUNK):
+        rest += len(piece)
+        if rest > tree.most:
+            raise Unfit(f"it unpacks to more than {human_bytes(tree.most)}")
 
 
 def _hard_link(path: PurePosixPath, member: tarfile.TarInfo, tree: _Tree) -> None:

@@ -95,9 +95,7 @@ def known(spec: EngineSpec, tools: Tools, host: HostFacts | None = None) -> Engi
     if spec.files or not (spec.released or spec.packaged) or spec.type == "embedded":
         return spec
     facts = tools.ledger.pins().get(spec.pin)
-    if not facts or (spec.sha256 and facts.get("sha256") != spec.sha256):
-        return spec
-    return pinned(spec, facts, host or tools.host())
+    return pinned(spec, facts, host or tools.host()) if facts else spec
 
 
 def _wanted(ref: Ref, declared: Declared, mine: EngineSpec | None, tools: Tools) -> Observation:

@@ -192,12 +192,13 @@ def _same(owned: Mapping[str, Any], spec: EngineSpec) -> bool:
 def _moved(owned: Mapping[str, Any], spec: EngineSpec, offer: Offer) -> str:
     """In words, that another version is meant than is in use; empty where that is not so, or not known."""
     before, after = str(owned.get("resolved", "")), offer.version
-    if not before or not after or owned.get("type") != spec.type:
+    if owned.get("type") != spec.type:
         return ""
-    if before == after:
-        mine = str(owned.get("installed", ""))
-        return "" if not spec.installed or mine == spec.installed else f"another build of {after} is meant"
-    return f"{before} → {after}" + ("" if newer(after, before) else ", which is older")
+    if before and after and before != after:
+        return f"{before} → {after}" + ("" if newer(after, before) else ", which is older")
+    mine = str(owned.get("installed", ""))
+    another = bool(mine and spec.installed and mine != spec.installed)
+    return f"another build{f' of {after}' if after else ''} is meant" if another else ""
 
 
 def _fields(ref: Ref, owned: Mapping[str, Any], offer: Offer) -> tuple[FieldChange, ...]:

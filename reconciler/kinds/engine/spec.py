@@ -254,8 +254,8 @@ class EngineSpec:
 
 def pinned(spec: EngineSpec, facts: Mapping[str, Any], host: HostFacts) -> EngineSpec:
     """The spec with what a pin says of it: which bytes are meant, and in which folder they belong."""
-    if not (facts.get("sha256") or facts.get("name")):
-        return spec
+    if not (facts.get("sha256") or facts.get("name")) or spec.sha256 not in ("", facts.get("sha256")):
+        return spec  # a pin that the manifest contradicts does not count
     if not (spec.released or spec.packaged) or spec.type == "embedded":
         return replace(spec, locked=str(facts.get("sha256", "")))
     named = [facts, *facts.get("also", ())]
@@ -285,7 +285,7 @@ def newer(version: str, than: str) -> bool:
 
 def version_of(name: str) -> str:
     """The build number in the name of an archive; empty where there is none."""
-    found = re.search(r"(?<![A-Za-z0-9])b\d{3,7}(?![0-9])", name)
+    found = re.search(r"(?<![A-Za-z0-9])b\d{1,7}(?![0-9A-Za-z])", name)
     return found[0] if found else ""
 
 

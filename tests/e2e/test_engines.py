@@ -1,0 +1,201 @@
+"""Engines from releases through the real command line: planned, pinned, installed, tried out, kept when it fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.stage import Stage
+from tests.support.releases import Releases, layout, program, tarball, ubuntu, zipped
+
+Write = Callable[..., None]
+VULKAN = json.dumps({"vulkan": "", "cpu": []})
+CARD = json.dumps([{"name": "Card", "total": 8 << 30}])
+
+
+@pytest.fixture
+def releases() -> Iterator[Releases]:
+    with Releases() as releases:
+        yield releases
+
+
+@pytest.fixture
+def write(stage: Stage, releases: Releases) -> Write:
+    """Save a manifest with one model on the engine `llama`, of which `keys` say more."""
+
+    def write(keys: str = "", more: str = "", model: str = "context: 1k", engine: str = "llama") -> None:
+        listed = f"  llama: {{type: llama.cpp{', ' + keys if keys else ''}}}\n{more}"
+        chat = f"chat: {{source: 'file:models/hello.gguf', engine: {engine}, {model}}}"
+        stage.write(f"version: 1\nengines:\n{listed}models:\n  {chat}\ngateway: {{port: {stage.port}}}\n")
+
+    stage.environment |= {"RECONCILER_RELEASES": releases.api, "RECONCILER_DEVICES": "[]", "GITHUB_TOKEN": ""}
+    stage.environment |= {"RECONCILER_DRIVERS": json.dumps({"cpu": ["avx2"]})}
+    return write
+
+
+def pins(stage: Stage) -> dict[str, Any]:
+    """The pins of engines in the lock, by their source."""
+    found = json.loads((stage.folder / "stack.lock").read_text())["pins"]
+    return {pin["source"]: pin for pin in found if not pin["source"].startswith("file:")}
+
+
+def folders(stage: Stage) -> list[str]:
+    return sorted(path.name for path in (stage.root / "engines").glob("*"))
+
+
+def running(stage: Stage) -> str:
+    """The program that the one server of the stage was started from, as a path below engines/."""
+    from reconciler.store.ledger import Ledger
+
+    with Ledger.read(stage.root / "ledger.db") as ledger:
+        found = [o.spec["installed"] for ref, o in ledger.owned().items() if str(ref) == "engine/llama"]
+    return str(found[0])
+
+
+def test_a_release_is_planned_installed_pinned_and_served(stage: Stage, releases: Releases, write: Write) -> None:
+    releases.add("b100", ubuntu("b100"))
+    write("version: b100")
+    planned = stage.run("plan", code=2).stdout
+    assert "install llama.cpp b100, cpu: no GPU is there that it could use" in planned
+    assert releases.fetched() == []
+    stage.run("apply")
+    assert stage.ask()["choices"][0]["message"]["content"]
+    (folder,) = folders(stage)
+    assert folder.startswith("llama.cpp-b100-cpu-")
+    assert stage.condition("engine/llama")["message"].startswith("llama.cpp b100, cpu: no GPU")
+    pin = pins(stage)["github:ggml-org/llama.cpp@b100"]
+    assert (pin["platform"], pin["resolved"]) == ("linux-x86_64", "github:ggml-org/llama.cpp@b100")
+    assert (pin["name"], len(pin["sha256"])) == ("llama-b100-bin-ubuntu-x64.tar.gz", 64)
+    assert stage.run("plan").stdout.strip() == "nothing to do"
+    assert stage.run("lock", "--check").returncode == 0
+    told = stage.run("explain", "engines.llama.variant").stdout
+    assert "cpu (llama-b100-bin-ubuntu-x64.tar.gz), for this machine" in told
+    assert not list((stage.root / "artifacts" / "partial").glob("*"))
+
+
+def test_latest_is_pinned_once_and_renewed_when_a_person_says_so(
+    stage: Stage, releases: Releases, write: Write
+) -> None:
+    releases.add("b9999", ubuntu("b9999"))
+    write()
+    stage.run("apply")
+    assert pins(stage)["github:ggml-org/llama.cpp@latest"]["version"] == "b9999"
+    releases.add("b10000", ubuntu("b10000"))
+    assert stage.run("plan").stdout.strip() == "nothing to do"
+    assert "engine/llama" in stage.run("lock", "--upgrade", "engine/llama").stdout
+    assert pins(stage)["github:ggml-org/llama.cpp@latest"]["version"] == "b10000"
+    stage.run("apply")
+    assert running(stage).startswith("llama.cpp-b10000-cpu-")
+    assert [name.split("-")[1] for name in folders(stage)] == ["b10000", "b9999"]
+
+
+def test_a_lock_from_elsewhere_is_kept_and_obeyed(stage: Stage, releases: Releases, write: Write) -> None:
+    releases.add("b100", ubuntu("b100"))
+    write()
+    stage.run("lock")
+    assert folders(stage) == []
+    path = stage.folder / "stack.lock"
+    document = json.loads(path.read_text())
+    other = {
+        **document["pins"][0],
+        "platform": "macos-arm64",
+        "sha256": "a" * 64,
+        "name": "llama-b100-bin-macos-arm64.tar.gz",
+    }
+    document["pins"] = sorted([*document["pins"], other], key=lambda pin: (pin["source"], pin.get("platform", "")))
+    path.write_text(json.dumps(document))
+    releases.add("b200", ubuntu("b200"))
+    stage.run("apply", "--locked")
+    assert running(stage).startswith("llama.cpp-b100-cpu-")
+    assert "a" * 64 in path.read_text()
+    assert releases.latest not in releases.asked()[1:]
+
+
+def test_the_variant_follows_the_machine_or_the_manifest(stage: Stage, releases: Releases, write: Write) -> None:
+    assets = ubuntu("b100") | {
+        "llama-b100-bin-ubuntu-vulkan-x64.tar.gz": tarball(layout("b100", program("b100", fails="# vulkan"))),
+        "llama-b100-bin-macos-arm64.tar.gz": b"of no use here",
+    }
+    releases.add("b100", assets)
+    stage.environment |= {"RECONCILER_DEVICES": CARD, "RECONCILER_DRIVERS": VULKAN}
+    write("version: b100")
+    assert "b100, vulkan: a GPU with a Vulkan driver" in stage.run("plan", code=2).stdout
+    stage.run("apply")
+    assert running(stage).startswith("llama.cpp-b100-vulkan-")
+    assert releases.fetched() == ["llama-b100-bin-ubuntu-vulkan-x64.tar.gz"]
+    write("version: b100, variant: cpu")
+    stage.run("apply")
+    assert running(stage).startswith("llama.cpp-b100-cpu-")
+    write("version: b100, variant: rocm")
+    denied = stage.run("plan", code=1).stdout
+    assert "the release has no rocm for linux/x86_64" in denied
+    assert "there is vulkan, cpu" in denied
+    assert "no rocm" in stage.run("apply", code=1).stderr
+    assert stage.ask()["choices"]
+
+
+def test_what_cannot_be_installed_keeps_what_is_in_use(stage: Stage, releases: Releases, write: Write) -> None:
+    releases.add("b100", ubuntu("b100"))
+    library = "echo 'llama-server: error while loading shared libraries: libgomp.so.1: cannot open shared object file: "
+    releases.add("b200", ubuntu("b200", program("b200", fails=library + "No such file' >&2; exit 127")))
+    releases.add("b300", ubuntu("b300", program("b300", fails='[ "$1" = --version ] || kill -ILL $$')))
+    releases.add("b400", ubuntu("b400", program("b400", behaves="oom")))
+    releases.add("b500", ubuntu("b500", program("b500")))
+    write("version: b100")
+    stage.run("apply")
+    server = stage.server()
+    for version, code, words in (
+        ("b200", "LIBRARY_MISSING", "libgomp.so.1"),
+        ("b300", "ILLEGAL_INSTRUCTION", "newer CPU"),
+        ("b400", "OUT_OF_MEMORY", "failed on a tiny model"),
+    ):
+        write(f"version: {version}")
+        stage.run("apply", code=6)
+        (failed,) = [m for m in stage.happened("engine/llama", "Failed") if code in m][-1:]
+        assert words in failed
+        told = stage.told("engine/llama")
+        assert (told["Ready"]["status"], told["Ready"]["reason"]) == ("True", "Fallback")
+        assert f"instead of {version} cpu" in told["Ready"]["message"]
+        assert told["Current"]["status"] == "False"
+        assert folders(stage) == [name for name in folders(stage) if "-b100-" in name]
+        assert stage.ask()["choices"], version
+    assert server
+    write("version: b500")
+    stage.run("apply")
+    assert running(stage).startswith("llama.cpp-b500-")
+    assert stage.told("engine/llama")["Ready"]["reason"] == "Installed"
+    assert stage.strays() == []
+
+
+def test_an_address_of_an_archive_is_enough(stage: Stage, releases: Releases, write: Write) -> None:
+    content = zipped(layout("b7", program("b7"), "top"))
+    releases.server.replace("/mirror/llama-b7-bin-ubuntu-x64.zip", content)
+    url = releases.server.url("/mirror/llama-b7-bin-ubuntu-x64.zip")
+    write(f"source: url, url: '{url}'")
+    assert "llama.cpp" in stage.run("plan", code=2).stdout
+    stage.run("apply")
+    assert running(stage).startswith("llama.cpp-b7-cpu-")
+    assert pins(stage)[url]["size"] == len(content)
+    assert stage.run("plan").stdout.strip() == "nothing to do"
+    releases.server.replace("/mirror/llama-b7-bin-ubuntu-x64.zip", zipped(layout("b8", program("b8"), "top")))
+    assert "engine/llama" in stage.run("lock", "--upgrade", "engine/llama").stdout
+    stage.run("apply")
+    assert len(folders(stage)) == 2
+    write(f"source: url, url: '{url}', sha256: {'ab' * 32}")
+    stage.run("apply", code=6)
+    assert "CHECKSUM_MISMATCH" in stage.happened("engine/llama", "Failed")[-1]
+
+
+def test_two_engines_share_an_archive_and_its_folder(stage: Stage, releases: Releases, write: Write) -> None:
+    releases.add("b100", ubuntu("b100"))
+    write("version: b100", more="  other: {type: llama.cpp, version: latest}\n")
+    stage.run("apply")
+    assert len(folders(stage)) == 1
+    assert releases.fetched() == ["llama-b100-bin-ubuntu-x64.tar.gz"]
+    write("version: b100")
+    stage.run("apply")
+    stage.run("down", "--purge")
+    assert folders(stage) == []
