@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.e2e.stage import Stage
-from tests.support.releases import Releases, layout, program, tarball, ubuntu, zipped
+from tests.support.processes import wait_until
+from tests.support.releases import UBUNTU, Releases, layout, program, tarball, ubuntu, zipped
 
 Write = Callable[..., None]
 VULKAN = json.dumps({"vulkan": "", "cpu": []})
@@ -199,3 +202,62 @@ def test_two_engines_share_an_archive_and_its_folder(stage: Stage, releases: Rel
     stage.run("apply")
     stage.run("down", "--purge")
     assert folders(stage) == []
+
+
+def test_an_installation_that_is_cut_off_begins_again(stage: Stage, releases: Releases, write: Write) -> None:
+    slow = program("b100", fails='[ "$1" = --version ] && sleep 30')
+    releases.add("b100", ubuntu("b100", slow))
+    write("version: b100")
+    stage.run("apply", "--no-wait")
+    wait_until(lambda: bool(list((stage.root / "engines").glob(".new-*/run"))), 20, "it is not unpacked")
+    os.kill(stage.controller, signal.SIGKILL)
+    assert stage.condition("engine/llama")["reason"] == "NotInstalled"
+    name = UBUNTU.format(tag="b100")
+    whole = ubuntu("b100")[name]
+    releases.releases.clear()
+    releases.add("b100", {name: whole})
+    stage.run("lock", "--upgrade", "engine/llama")
+    stage.run("apply")
+    assert len(folders(stage)) == 1
+    assert stage.strays() == []
+    assert stage.ask()["choices"]
+
+
+def test_engines_that_no_generation_needs_are_collected(stage: Stage, releases: Releases, write: Write) -> None:
+    for tag in ("b100", "b200", "b300"):
+        releases.add(tag, ubuntu(tag))
+        write(f"version: {tag}")
+        stage.run("apply")
+    assert len(folders(stage)) == 3
+    stage.run("gc", "--yes")
+    assert len(folders(stage)) == 3, "going back needs no network"
+    releases.server.stop()
+    stage.run("rollback", "1")
+    assert running(stage).startswith("llama.cpp-b100-")
+    releases.server.start()
+    write("version: b300")
+    stage.run("apply")
+    stage.run("gc", "--yes", "--keep-generations", "1", "--older", "1s")
+    assert [name.split("-")[1] for name in folders(stage)] == ["b300"]
+    assert stage.ask()["choices"]
+
+
+@pytest.mark.parametrize("status", [403, 429])
+def test_an_api_that_answers_no_more_is_waited_for(stage: Stage, releases: Releases, write: Write, status: int) -> None:
+    releases.add("b100", ubuntu("b100"))
+    releases.server.status(status, times=3, retry_after=1, path=releases.tagged("b100"))
+    write("version: b100")
+    assert "answers no more questions" in stage.run("plan", code=2).stdout
+    stage.run("apply")
+    assert any("RATE_LIMITED" in told for told in stage.happened("engine/llama", "Failed"))
+    assert stage.ask()["choices"]
+
+
+def test_a_release_that_is_not_there_is_a_mistake(stage: Stage, releases: Releases, write: Write) -> None:
+    releases.add("b100", {"llama-b100-bin-macos-arm64.tar.gz": b"x"})
+    write("version: b404")
+    assert "has no release b404" in stage.run("plan", code=1).stdout
+    write("version: b100")
+    told = stage.run("plan", code=1).stdout
+    assert "the release has nothing for linux/x86_64" in told
+    assert "macos/arm64" in told

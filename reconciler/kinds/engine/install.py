@@ -205,7 +205,10 @@ async def _put_in_place(ref: Ref, spec: EngineSpec, tools: Tools, host: HostFact
     folder, aside = tools.layout.engines / spec.installed, tools.layout.engines / f"{ASIDE}{spec.installed}"
     found = spec.chosen(host)
     assert isinstance(found, Choice)
-    await in_bulk(tools.files.remove_tree, aside)
+    for left in tools.layout.engines.glob(f"{ASIDE}*"):  # by a crash; what is under way now has its lock
+        busy = tools.bringing.get(left.name.removeprefix(ASIDE))
+        if left == aside or busy is None or not busy.locked():
+            await in_bulk(tools.files.remove_tree, left)
     tools.files.folder(tools.layout.engines)
     try:
         for number, name in enumerate(found.names):

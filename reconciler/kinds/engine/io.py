@@ -64,7 +64,7 @@ class EngineKind:
                 return
             case "adopt":
                 assert declared is not None
-                _usable(declared.spec)
+                _usable(declared.spec, tools)
                 tools.ledger.own(ref, declared.digest, known(declared.spec, tools))
                 return
             case "purge":
@@ -124,7 +124,7 @@ def _absence(spec: EngineSpec) -> str:
 def _look(spec: EngineSpec, tools: Tools) -> EngineState | None:
     """An engine that is there and whole; None where it is not."""
     if spec.type == "command":
-        return _command(spec)
+        return _command(spec, tools)
     if spec.path:
         program = _program(spec)
         if program is None:
@@ -161,12 +161,18 @@ def _made(spec: EngineSpec, folder: Path, tools: Tools) -> EngineState | None:
     return EngineState((str(start),), title, True, spec.folder, about.get("variant", ""), why, considered)
 
 
-def _command(spec: EngineSpec) -> EngineState | None:
-    program = shutil.which(spec.argv[0])
+def _command(spec: EngineSpec, tools: Tools) -> EngineState | None:
+    program = _called(spec, tools)
     if program is None:
         return None
     template = Template((program, *spec.argv[1:]), spec.http, spec.timeout, spec.env)
     return EngineState((), spec.argv[0], owned=False, token=token(Path(program).resolve()) or "", template=template)
+
+
+def _called(spec: EngineSpec, tools: Tools) -> str | None:
+    """The program of a command: a name is looked for in PATH, a relative path counts from the manifest's folder."""
+    name = spec.argv[0]
+    return shutil.which(str(tools.base / Path(name).expanduser()) if "/" in name or name.startswith("~") else name)
 
 
 def _program(spec: EngineSpec) -> Path | None:
@@ -242,7 +248,14 @@ async def _renew(ref: Ref, spec: EngineSpec, tools: Tools) -> None:
             await install.renew(ref, spec, tools)
 
 
-def _usable(spec: EngineSpec) -> None:
+def _usable(spec: EngineSpec, tools: Tools) -> None:
+    if spec.type == "command" and _called(spec, tools) is None:
+        raise Fault(
+            "BINARY_NOT_FOUND",
+            f"{spec.argv[0]} is not a program that can be run here",
+            hint="install it, or correct the first word of `argv`",
+            kind=FaultClass.NEEDS_HUMAN,
+        )
     if not spec.path or _program(spec) is not None:
         return
     path = Path(spec.path).expanduser()

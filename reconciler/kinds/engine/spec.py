@@ -324,7 +324,9 @@ def _spec(section: EngineSection, base: str, python: str, platform: str) -> Engi
             return replace(spec, python=python, platform=f"{platform}-{python}", origin=origin)
         case "github":
             origin = f"github:{section.repo}@{section.version}"
-            return replace(spec, platform=platform, origin=origin, variant=section.variant, api=section.releases or "")
+            api, wanted = section.releases or "", section.sha256 or ""
+            known = replace(spec, platform=platform, origin=origin, variant=section.variant)
+            return replace(known, api=api, wanted=wanted)
 
 
 def _requirement(package: str, version: str) -> str:
