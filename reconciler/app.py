@@ -33,6 +33,7 @@ from reconciler.store.generations import Generation, Generations
 from reconciler.store.ledger import Ledger
 
 if TYPE_CHECKING:
+    from reconciler.controller.bundle import Bundled
     from reconciler.controller.daemon import Controller
     from reconciler.controller.recovery import Rebuilt
     from reconciler.store.lock import RootLock
@@ -241,6 +242,21 @@ async def collect(path: Path, layout: Layout, older: float, keep: int | None, ye
         garbage = Garbage(tools_for(layout, path.parent, files.effects, ledger, KINDS), path)
         survey = garbage.survey(ask, desired)
         return to_json(survey, layout.root, await garbage.clear(survey, desired))
+
+
+def bundle(path: Path, layout: Layout, file: Path, taking: bool) -> Bundled:
+    """Write what a manifest needs into one file, or take such a file in. Raises Refused, Fault."""
+    from reconciler.controller.bundle import export, take_in
+    from reconciler.manifest.lock import beside
+
+    if not taking:
+        with looking(layout, path.parent) as tools:
+            tools.effects = tools.files.effects = Effects()  # one file is written, which is none of the data root's
+            return export(reading(path), tools, file)
+    files = Files(Effects())
+    files.folder(layout.root)
+    with _root(path, layout, files), closing(Ledger.write(layout.ledger, files.effects)) as ledger:
+        return take_in(file, beside(path), tools_for(layout, path.parent, files.effects, ledger, KINDS))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -261,3 +262,43 @@ def test_a_release_that_is_not_there_is_a_mistake(stage: Stage, releases: Releas
     told = stage.run("plan", code=1).stdout
     assert "the release has nothing for linux/x86_64" in told
     assert "macos/arm64" in told
+
+
+def test_a_bundle_carries_everything_to_a_machine_without_a_network(
+    stage: Stage, releases: Releases, write: Write, tmp_path: Path
+) -> None:
+    releases.add("b100", ubuntu("b100"))
+    write()
+    assert "is not here yet" in stage.run("bundle", "export", "all.tar", code=1).stderr
+    stage.run("apply")
+    assert "2 files" in stage.run("bundle", "export", "all.tar").stdout
+    releases.server.stop()
+    other = Stage(tmp_path / "other", environment=dict(stage.environment))
+    other.folder.mkdir()
+    other.write(stage.manifest.read_text().replace(str(stage.port), str(other.port)))
+    try:
+        assert "2 of them new here" in other.run("bundle", "import", str(stage.folder / "all.tar")).stdout
+        other.run("apply", "--locked")
+        assert other.ask()["choices"]
+        assert running(other) == running(stage)
+        refused = other.run("bundle", "import", str(stage.folder / "all.tar"), code=None)
+        assert refused.returncode == 4, "not while a controller runs"
+    finally:
+        other.close()
+        releases.server.start()
+
+
+def test_a_bundle_that_was_changed_on_its_way_is_refused(stage: Stage, releases: Releases, write: Write) -> None:
+    releases.add("b100", ubuntu("b100"))
+    write()
+    stage.run("apply")
+    stage.run("bundle", "export", "all.tar")
+    stage.run("down", "--purge")
+    whole = (stage.folder / "all.tar").read_bytes()
+    spoilt = whole[:-20_000] + b"x" + whole[-19_999:]
+    for content, word in ((spoilt, "is called"), (whole[:3000], "no bundle"), (b"hello", "no bundle")):
+        (stage.folder / "bad.tar").write_bytes(content)
+        assert word in stage.run("bundle", "import", "bad.tar", code=1).stderr
+    assert stage.blobs() == [] or len(stage.blobs()) == 1, "what was proved before the fault may stay"
+    stage.run("bundle", "import", "all.tar")
+    assert len(stage.blobs()) == 2
