@@ -45,7 +45,7 @@ class Bundled:
     new: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return {"files": self.files, "size": self.size, "new": self.new, "notes": list(self.notes)}
+        return {"format": "1.0", "files": self.files, "size": self.size, "new": self.new, "notes": list(self.notes)}
 
 
 def export(made: Reading, tools: Tools, target: Path) -> Bundled:

