@@ -107,7 +107,8 @@ def _wanted(ref: Ref, declared: Declared, mine: EngineSpec | None, tools: Tools)
         return Found(state)
     offer = _offer(spec, host, tools)
     trouble = tools.ledger.troubles().get(ref)
-    if mine is not None and trouble is not None and (before := _look(mine, tools)) is not None:
+    failed = trouble is not None and trouble.digest == declared.attempt  # else it is still being tried
+    if mine is not None and trouble is not None and failed and (before := _look(mine, tools)) is not None:
         return Found(replace_state(before, trouble.message, offer))
     return Missing(_absence(spec), offer)
 

@@ -23,6 +23,7 @@ from reconciler.host.process import NONCE, ROOT, workload_environment
 from reconciler.kinds.base import Tools
 from reconciler.kinds.engine.tiny import CONTEXT, tiny_model
 from reconciler.supervise.exits import meaning
+from reconciler.supervise.logs import rotate
 from reconciler.supervise.readiness import wait_ready
 
 HOST = "127.0.0.1"
@@ -113,6 +114,7 @@ async def _serve(argv: Sequence[str], model: Path, log: Path, tools: Tools) -> N
     """Have it load the model on a free port with a key, until its /health answers."""
     port, nonce = free_port(HOST), secrets.token_hex(8)
     tools.files.folder(log.parent)
+    rotate(log, tools.files)
     begin = log.stat().st_size if log.exists() else 0
     flags = ["--model", str(model), "--alias", "tiny", "--host", HOST, "--port", str(port), "--ctx-size", str(CONTEXT)]
     marks = {NONCE: nonce, ROOT: str(tools.layout.root), "LLAMA_API_KEY": secrets.token_urlsafe(24)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -271,6 +272,22 @@ async def test_two_engines_of_one_archive_share_bytes_and_folder(bench: Bench) -
     assert bench.folders == [one.token], "the other one needs it still"
     await engine_io.EngineKind().apply(Action(Phase.SWEEP, "purge", ""), ENGINE, None, bench.tools)
     assert bench.folders == []
+
+
+async def test_a_full_disk_is_told_and_leaves_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.releases.add("b100", ubuntu("b100"))
+    usage = shutil.disk_usage(bench.tools.layout.root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
+    assert (await refused(bench, version="b100")).code == "DISK_FULL"
+
+
+async def test_another_version_is_tried_before_the_old_one_is_offered_again(bench: Bench) -> None:
+    bench.releases.add("b100", ubuntu("b100"))
+    await bench.converge(bench.declared(version="b100"))
+    failed = bench.declared(version="b200")
+    bench.tools.ledger.set_trouble(ENGINE, Trouble(failed[ENGINE].attempt, 1, 0.0, "X", "x", "", FaultClass.PERMANENT))
+    assert isinstance(bench.look(failed)[ENGINE], Found)
+    assert isinstance(bench.look(bench.declared(version="b300"))[ENGINE], Missing)
 
 
 def test_the_tiny_model_is_small_and_always_the_same() -> None:
