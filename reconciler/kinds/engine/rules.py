@@ -37,7 +37,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """How to start a server that has flags of its own: see `filled`. `env` may hold references to secrets.
+    """How to start a server that has flags of its own. `env` may hold references to secrets.
 
     It is ready once `http` answers 200, within `timeout` seconds.
     """
@@ -46,6 +46,23 @@ class Template:
     http: str = "/health"
     timeout: float = 300.0
     env: tuple[tuple[str, str], ...] = ()
+
+    def filled(self, values: Mapping[str, str]) -> list[str]:
+        """The command line: `values` has a text for each of PLACES. Other braces stay as they are.
+
+        >>> Template(("serve", "{model_path}", "--port={port}")).filled({"model_path": "/m", "port": "80"})
+        ['serve', '/m', '--port=80']
+        """
+        return [_filled(word, values) for word in self.argv]
+
+
+def _filled(word: str, values: Mapping[str, str]) -> str:
+    first, *parts = word.split("{")  # one pass, so that a path with braces in it is not filled in again
+    text = first
+    for part in parts:
+        name, brace, rest = part.partition("}")
+        text += values[name] + rest if brace and name in PLACES and name in values else "{" + part
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +90,6 @@ class Missing(Absent):
     """It is not installed; `offer` is what would be."""
 
     offer: Offer = Offer()
-
-
-def filled(template: Template, values: Mapping[str, str]) -> list[str]:
-    """The command line of a template: `values` has a text for each of PLACES. Other braces stay as they are.
-
-    >>> filled(Template(("serve", "{model_path}", "--port={port}")), {"model_path": "/m", "port": "80"})
-    ['serve', '/m', '--port=80']
-    """
-    out = []
-    for word in template.argv:
-        parts = word.split("{")  # one pass, so that a path with braces in it is not filled in again
-        text = parts[0]
-        for part in parts[1:]:
-            name, brace, rest = part.partition("}")
-            text += values[name] + rest if brace and name in PLACES and name in values else "{" + part
-        out.append(text)
-    return out
 
 
 class EngineRules:

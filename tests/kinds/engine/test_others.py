@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.diagnostics import Fault
-from reconciler.kinds.engine.rules import Template, filled
+from reconciler.kinds.engine.rules import Template
 from reconciler.kinds.engine.spec import CommandEngine, MlxEngine
 from tests.kinds.engine.conftest import ENGINE, Bench
 from tests.support.engines import wrapper
@@ -33,7 +33,7 @@ VALUES = {"model_path": "/m/{port}.gguf", "model_name": "chat", "host": "127.0.0
     ],
 )
 def test_a_template_is_filled_in_once(argv: tuple[str, ...], wanted: list[str]) -> None:
-    assert filled(Template(argv), VALUES) == wanted
+    assert Template(argv).filled(VALUES) == wanted
 
 
 async def test_a_command_has_a_template_and_needs_its_program(bench: Bench, tmp_path: Path) -> None:
