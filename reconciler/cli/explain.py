@@ -77,7 +77,16 @@ def _chosen(found: Meaning, manifest: Manifest, place: Place) -> dict[str, Any]:
             spec = resolve(manifest.stack.models[name], {})[""]
             pin = place.read().lock.pins.get(spec.pin, {})
             return {key: pin[key] for key in ("quant", "name", "bits", "why") if key in pin}
+        case ("engines", str(name), "variant" | "version") if name in manifest.stack.engines:
+            return _variant(name, place)
     return {}
+
+
+def _variant(name: str, place: Place) -> dict[str, Any]:
+    """Which archive of a release is taken here, and why not the others; empty where that is not pinned yet."""
+    from reconciler.app import engine_chosen
+
+    return engine_chosen(name, place.read(), place.layout(place.load()))
 
 
 def _left_out(found: Meaning, manifest: Manifest, place: Place) -> str:
@@ -107,7 +116,8 @@ def _lines(key: str, told: dict[str, Any]) -> list[str]:
         rows.append(("set by", f"{at['file']}:{at['line']}:{at['column']}" if at else "default"))
     if chosen := told.get("chosen"):
         bits = f", {chosen['bits']} bits a weight" if "bits" in chosen else ""
-        rows.append(("chosen", f"{chosen.get('quant', 'unknown')} ({chosen.get('name', '')}{bits}), by the lock"))
+        what = chosen.get("quant") or chosen.get("variant", "unknown")
+        rows.append(("chosen", f"{what} ({chosen.get('name', '')}{bits}), {chosen.get('by', 'by the lock')}"))
         rows += [("", line) for line in chosen.get("why", ())]
     if "left_out" in told:
         rows.append(("left out", f"not for this machine: `{told['left_out']}` does not hold here"))

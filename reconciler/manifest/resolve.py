@@ -24,7 +24,7 @@ NOWHERE, EMPTY = HostFacts(), Lock()
 
 def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lock = EMPTY) -> Mapping[Ref, Declared]:
     """`python` is the tag of the interpreter that virtual environments are made with (`cp311`)."""
-    stack, base, platform = manifest.stack, str(manifest.path.parent), f"{host.os}-{host.arch}"
+    stack, base = manifest.stack, str(manifest.path.parent)
     out: dict[Ref, Declared] = {}
     left_out = dropped(stack, host, manifest.document)
     no = denials(manifest, left_out)
@@ -38,7 +38,7 @@ def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lo
         ref = Ref("engine", name)
         where = manifest.where("engines", name) if name in stack.engines else None
         if ref not in no:
-            spec_ = engine.resolve(section, base, python, platform, lock.pins)
+            spec_ = engine.resolve(section, base, python, host, lock.pins)
             out[ref] = Declared(ref, spec_, (), where, section.protect, _drift(section))
     for name, entry in models.items():
         bytes_, runs, process = Ref("model", name), Ref("engine", entry.engine), Ref("server", name)

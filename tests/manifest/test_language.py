@@ -101,7 +101,7 @@ def test_a_text_that_means_nothing_is_refused(brick: str, text: object) -> None:
 def test_the_whole_language_is_understood() -> None:
     stack = meant(WHOLE)
     assert (stack.include, stack.data_root, stack.on_failure) == (("team/*.yaml",), "state", "rollback")
-    assert list(stack.engines) == ["llama", "mirrored", "mine", "tiny", "mac", "vllm"]
+    assert list(stack.engines) == ["llama", "mirrored", "forked", "packaged", "mine", "tiny", "mac", "vllm"]
     llama, vllm = stack.engines["llama"], stack.engines["vllm"]
     assert isinstance(llama, LlamaCppEngine)
     assert (llama.version, llama.variant, llama.source, llama.path) == ("b11434", "auto", "github", None)
