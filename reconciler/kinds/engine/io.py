@@ -15,6 +15,8 @@ from reconciler.core.ids import Ref
 from reconciler.core.plan import Action
 from reconciler.core.state import Absent, Declared, Found, Observation
 from reconciler.kinds.base import Tools
+from reconciler.kinds.engine import flags as help_text
+from reconciler.kinds.engine.help import flags_of
 from reconciler.kinds.engine.rules import EngineRules, EngineState
 from reconciler.kinds.engine.spec import EngineSpec
 
@@ -73,11 +75,14 @@ def _look(spec: EngineSpec, tools: Tools) -> Observation:
         folder = tools.layout.engines / spec.folder
         if not (folder / MARK).is_file() or not _python(folder).exists():
             return Absent()
-        return Found(EngineState((str(_python(folder)), str(HOST_PROGRAM)), f"xllamacpp {spec.version}"))
+        told = help_text.embedded(spec.version)
+        return Found(EngineState((str(_python(folder)), str(HOST_PROGRAM)), f"xllamacpp {spec.version}", flags=told))
     path = Path(spec.path).expanduser()
     if not (path.is_file() and os.access(path, os.X_OK)):
         return Absent(f"{path} is not an executable file")
-    return Found(EngineState((str(path),), str(path), owned=False))
+    told = flags_of(path)
+    title = f"{path} ({told.version})" if told.version else str(path)
+    return Found(EngineState((str(path),), title, owned=False, flags=told))
 
 
 def _usable(spec: EngineSpec) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Action, Change, Op, Phase, Price
-from reconciler.core.state import Drift, World
+from reconciler.core.state import VOLATILE, Drift, World
 from reconciler.core.status import Condition, no, yes
 from reconciler.kinds.engine.spec import EngineSpec
+from reconciler.kinds.flags import FlagSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class EngineState:
     argv: tuple[str, ...]
     title: str
     owned: bool = True  # ours to remove; a program that was there before us is not
+    flags: FlagSet = field(default=FlagSet(), metadata=VOLATILE)  # what it says of itself; the title has its version
 
 
 class EngineRules:
