@@ -104,6 +104,12 @@ class FlagSet:
     def has(self, name: str) -> bool:
         return name in self.spelled
 
+    def lookup(self, option: str) -> tuple[Flag, bool] | None:
+        """The flag of an option, also by a name from another version or by its opposite; None where there is none."""
+        name = spelling(option)
+        others = (f"--{other}" for other in (name, *SAME.get(name, ()), name.removeprefix("no-"), f"no-{name}"))
+        return next((self.spelled[other] for other in others if other in self.spelled), None)
+
 
 class Unfit(ValueError):
     """An option that this engine cannot take: what is wrong with it, without its name."""
@@ -206,6 +212,8 @@ def _arguments(name: str, value: Option, flags: FlagSet, engine: str) -> list[st
 
 def _nearest(wanted: str, flags: FlagSet) -> str:
     short = flags.spelled.get(wanted[1:])  # `ngl`, which is -ngl
+    if short and (why := refused(short[0].long[2:])):
+        return f"; {wanted[1:]} is {short[0].long}, which {why}"
     known = [name for name, (flag, _) in flags.spelled.items() if name.startswith("--") and not _ours(flag)]
     close = [short[0].long] if short else difflib.get_close_matches(wanted, sorted(known), n=3, cutoff=0.6)
     return f"; nearest: {', '.join(close)}" if close else ""
@@ -285,6 +293,8 @@ def _value(flag: Flag, spelled: str, value: Scalar) -> str:
     if flag.kind in ("whole", "number") and f"'{text}'" not in flag.text and not text.startswith("0x"):
         if not _number(text):
             raise Unfit(f"{spelled} takes a number (got {_shown(value)})")
+        if abs(float(text)) >= 1 << 63:
+            raise Unfit(f"{spelled} cannot take so large a number ({text})")
         if flag.kind == "whole" and not _whole(text):
             raise Unfit(f"{spelled} takes a whole number (got {_shown(value)})")
     return text

@@ -160,7 +160,11 @@ class ModelSection(Entry):
     options: Annotated[
         dict[
             Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$"), AfterValidator(allowed_name)],
-            Annotated[Single | tuple[Single, ...], AfterValidator(allowed_value)],
+            Annotated[
+                Annotated[Single, Tag("plain")] | Annotated[tuple[Single, ...], Field(min_length=1), Tag("list")],
+                SHAPE,
+                AfterValidator(allowed_value),
+            ],
         ],
         AfterValidator(distinct),
     ] = {}

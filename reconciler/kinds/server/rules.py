@@ -276,9 +276,8 @@ def _unchecked(spec: ServerSpec, world: World) -> str:
     flags = _flags(spec, world)
     if flags is None:
         return "; its options are checked once the engine is there"
-    return (
-        "" if flags.known else f"; warning: its options are passed unchecked, since of engine/{spec.engine} {flags.why}"
-    )
+    why = flags.why or "the flags of this engine are not known"
+    return "" if flags.known else f"; warning: its options are passed unchecked: {why}"
 
 
 def _told(fit: Fit | None, context: int) -> str:
