@@ -1,7 +1,7 @@
 """What llama-server prints of itself in three eras: the layout and the flags that matter here, in words of our own.
 
-`BEFORE` is from before b6325 (`-fa, --flash-attn` is a switch), `AFTER` from after it, `TODAY` from after the renames of
-`--no-webui`, `--draft-max` and `--mlock`.
+`BEFORE` is from before b6325 (`-fa, --flash-attn` is a switch), `AFTER` from after it, `TODAY` from after the renames
+of `--no-webui`, `--draft-max` and `--mlock`.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ TODAY = page(
         ("--spec-ngram-size-n N", "the argument has been removed. use the respective --spec-ngram-*-size-n"),
         ("-cram, --cache-ram N", "most MiB of cache (default: 8192, -1 - no limit, 0 -\ndisable)[(more\n"
          "info)](https://example.org/16391)\n(env: LLAMA_ARG_CACHE_RAM)"),
-        ("-fit,  --fit [on|off]", "whether to fit what is not set ('on' or 'off', default: 'on')\n(env: LLAMA_ARG_FIT)"),
+        ("-fit,  --fit [on|off]", "fit what is not set ('on' or 'off', default: 'on')\n(env: LLAMA_ARG_FIT)"),
         ("-ngl,  --gpu-layers, --n-gpu-layers N", "layers in VRAM, a number, 'auto', or 'all' (default: auto)"),
         ("--fim-qwen-1.5b-default", "use a coder (note: can download weights from the\ninternet)"),
         ("-hf,   -hfr, --hf-repo <user>/<model>[:quant]", "a repository (default: unused)\n(env: LLAMA_ARG_HF_REPO)"),

@@ -142,14 +142,13 @@ def keywords(text: str) -> dict[str, str]:
 def threads_of(name: str, to: str, what: str, short: str = "") -> tuple[Row, ...]:
     """The flags of one set of threads; `name` stands behind a flag's own, `to` is where they go."""
     lead = f"-t{short}, " if name != "-batch" else "-tb, "
-    mild = "0" if name == "" else "same as --poll"
     return (
         Row(f"{lead}--threads{name}", "N", f"{to}.n_threads", int, f"CPU threads for {what} (default: -1)"),
         Row(f"--cpu-mask{name}", "M", f"{to}.cpumask", mask, f"the CPUs for {what}, as a hexadecimal mask"),
         Row(f"--cpu-range{name}", "lo-hi", f"{to}.cpumask", span, f"the CPUs for {what}, from the first to the last"),
         Row(f"--cpu-strict{name}", "<0|1>", f"{to}.strict_cpu", {"0": False, "1": True}, "keep threads to their CPUs"),
         Row(f"--prio{name}", "N", f"{to}.priority", int, "priority: -1 low, 0 normal, 1, 2, 3 realtime (default: 0)"),
-        Row(f"--poll{name}", "<0...100>", f"{to}.poll", int, f"how busily to wait for work, of 100 ({mild})"),
+        Row(f"--poll{name}", "<0...100>", f"{to}.poll", int, "how busily to wait for work (default: 50)"),
     )
 
 
