@@ -257,7 +257,7 @@ def demand(spec: ServerSpec, found: Callable[[Ref], Any]) -> Demand:
 
 def refused(spec: ServerSpec, world: World) -> str:
     """What of its options the engine does not take; empty where all is well, or where nothing is known of its flags."""
-    flags = _flags(spec, world)
+    flags = _flags(spec, world) if spec.options else None
     return "; ".join(unfit(spec.options, flags, f"engine/{spec.engine}")) if flags is not None else ""
 
 
