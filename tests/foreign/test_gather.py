@@ -276,6 +276,16 @@ def test_files_of_other_clients(tmp_path: Path, name: str, text: str) -> None:
     assert stack.mcp_servers["a"].transport == ("sse" if "sse" in text else None)
 
 
+def test_options_that_the_embedded_engine_lacks_are_left_out_and_told(tmp_path: Path) -> None:
+    draft = Draft("some tool", home_at(tmp_path))
+    options = {"top-nsigma": 1, "temp": 0.5, "device": "none", "port": 1}
+    draft.models["a"] = {"source": "file:a.gguf", "options": options}
+    stack = check(imported(draft, tmp_path / "stack.yaml").text, tmp_path / "stack.yaml").stack
+    assert stack.models["a"].options == {"temp": 0.5}
+    said(draft, "options top-nsigma, device of a", "the embedded engine does not have them")
+    said(draft, "`models.a.options.port`", "--port may not be set")
+
+
 def test_compose(tmp_path: Path) -> None:
     stack, draft, _ = setup("compose", tmp_path)
     assert sorted(stack.models) == ["hub", "llama", "llm", "phi"]
