@@ -18,7 +18,7 @@ from reconciler.controller.turn import View, Wanted, look, wanted_of
 from reconciler.core.diagnostics import Diagnostic, Refused
 from reconciler.core.ids import Ref
 from reconciler.core.residency import Asked
-from reconciler.core.state import Declared
+from reconciler.core.state import Declared, Found
 from reconciler.core.status import stamp
 from reconciler.host import hardware
 from reconciler.host.effects import Denied, Effects
@@ -27,6 +27,7 @@ from reconciler.host.files import Files
 from reconciler.host.layout import Layout
 from reconciler.host.process import Processes
 from reconciler.kinds.base import Kind, Tools
+from reconciler.kinds.flags import FlagSet
 from reconciler.kinds.registry import KINDS
 from reconciler.manifest.reading import Reading, reading
 from reconciler.store.blobs import Blobs
@@ -108,6 +109,18 @@ def engine_chosen(name: str, made: Reading, layout: Layout) -> dict[str, Any]:
         return {"variant": "nothing", "name": spec.resolved, "by": found.reason, "why": list(found.considered)}
     why = [f"{found.variant}: {found.why}", *found.considered]
     return {"variant": found.variant, "name": found.names[0], "by": "for this machine", "why": why}
+
+
+def flags_of(model: str, made: Reading, layout: Layout) -> FlagSet | None:
+    """The flags of the engine that a model is for; None where it is not here yet and nothing is known of it."""
+    wanted = wanted_of(made, layout).resources
+    ref = Ref("engine", made.manifest.stack.models[model].engine)
+    if ref not in wanted:
+        return None
+    with looking(layout, made.manifest.path.parent) as tools:
+        seen = KINDS["engine"].observe([ref], wanted, tools)[ref]
+    found: FlagSet | None = seen.state.flags if isinstance(seen, Found) else wanted[ref].spec.foreknown
+    return found
 
 
 async def inspect(what: str, settings: Mapping[str, Any], path: Path) -> dict[str, Any]:

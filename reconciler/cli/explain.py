@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from reconciler.cli.options import flags_told
+from reconciler.cli.options import lines as flag_lines
 from reconciler.cli.place import DEFAULT, Place, verb
 from reconciler.cli.render import show_json
 from reconciler.core.diagnostics import Refused
@@ -24,6 +26,8 @@ def command(place: Place, key: str) -> None:
     manifest = _manifest(place)
     values = manifest.stack.model_dump(mode="json") if manifest else None
     told = _told(meaning(key, values), manifest, values, place)
+    if manifest is not None:
+        told |= flags_told(key, manifest, place)
     if place.json:
         show_json(told)
     else:
@@ -122,6 +126,8 @@ def _lines(key: str, told: dict[str, Any]) -> list[str]:
     if "left_out" in told:
         rows.append(("left out", f"not for this machine: `{told['left_out']}` does not hold here"))
     lines += [f"  {click.style((name + ':' if name else '').ljust(9), dim=True)} {text}" for name, text in rows]
+    if "engine" in told:
+        lines += flag_lines(told)
     if told["keys"]:
         width = max(len(name) for name in told["keys"])
         lines += ["  keys:", *(f"    {name.ljust(width)}  {text}".rstrip() for name, text in told["keys"].items())]

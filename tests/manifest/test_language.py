@@ -209,8 +209,8 @@ FAULTS = [
     (f"{MODEL}gpu_layers: many", 5, 17, "models.a.gpu_layers", "must be a whole number or 'auto' (got 'many')", ""),
     (f"{MODEL}gpu_layers: -1", 5, 17, "models.a.gpu_layers", "must be at least 0 or 'auto' (got -1)", ""),
     (
-        f"{MODEL}options: {{a: [1]}}", 5, 18,
-        "models.a.options.a", "must be true or false, a whole number, a number or text", "",
+        f"{MODEL}options: {{a: [1, [2]]}}", 5, 22,
+        "models.a.options.a.1", "must be true or false, a whole number, a number or text", "",
     ),
     (
         f"{MODEL}mmproj: x.gguf", 5, 13, "models.a.mmproj",

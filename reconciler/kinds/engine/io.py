@@ -16,6 +16,8 @@ from reconciler.core.plan import Action
 from reconciler.core.state import Absent, Declared, Found, HostFacts, Observation
 from reconciler.host.bulk import in_bulk
 from reconciler.kinds.base import Tools
+from reconciler.kinds.engine import flags as help_text
+from reconciler.kinds.engine.help import flags_of
 from reconciler.kinds.engine.mark import MARK, marked, python
 from reconciler.kinds.engine.rules import EngineRules, EngineState, Missing, Offer, Template
 from reconciler.kinds.engine.spec import EngineSpec, pinned
@@ -130,8 +132,9 @@ def _look(spec: EngineSpec, tools: Tools) -> EngineState | None:
         program = _program(spec)
         if program is None:
             return None
-        seen = token(program.resolve()) or ""
-        return EngineState((str(program),), str(program), owned=False, token=seen)
+        seen, told = token(program.resolve()) or "", flags_of(program)
+        title = f"{program} ({told.version})" if told.version else str(program)
+        return EngineState((str(program),), title, owned=False, token=seen, flags=told)
     folder = tools.layout.engines / spec.folder
     if not spec.folder or not (folder / MARK).is_file():
         return None
@@ -144,7 +147,8 @@ def _embedded(spec: EngineSpec, folder: Path) -> EngineState | None:
     from_wheel = (str(python(folder)), str(HOST_PROGRAM))
     if not python(folder).exists():
         return None
-    return EngineState(from_wheel, f"xllamacpp {spec.version}", token=spec.folder)
+    told = help_text.embedded(spec.version)
+    return EngineState(from_wheel, f"xllamacpp {spec.version}", token=spec.folder, flags=told)
 
 
 def _made(spec: EngineSpec, folder: Path, tools: Tools) -> EngineState | None:
@@ -159,7 +163,8 @@ def _made(spec: EngineSpec, folder: Path, tools: Tools) -> EngineState | None:
     why, considered = about.get("why", ""), tuple[str, ...]()
     if spec.released and not isinstance(found := spec.chosen(tools.host()), Refusal):
         why, considered = found.why, found.considered
-    return EngineState((str(start),), title, True, spec.folder, about.get("variant", ""), why, considered)
+    variant, told = about.get("variant", ""), flags_of(start)
+    return EngineState((str(start),), title, True, spec.folder, variant, why, considered, flags=told)
 
 
 def _command(spec: EngineSpec, tools: Tools) -> EngineState | None:

@@ -11,6 +11,7 @@ from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price
 from reconciler.core.state import VOLATILE, Absent, Drift, World
 from reconciler.core.status import Condition, no, yes
 from reconciler.kinds.engine.spec import EngineSpec, newer
+from reconciler.kinds.flags import FlagSet
 
 PLACES = ("model_path", "model_name", "host", "port", "context")
 
@@ -83,6 +84,7 @@ class EngineState:
     template: Template | None = None
     fallback: bool = False
     offer: Offer | None = None
+    flags: FlagSet = field(default=FlagSet(), metadata=VOLATILE)  # what it says of itself; the title has its version
 
 
 @dataclass(frozen=True, slots=True)

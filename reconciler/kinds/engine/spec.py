@@ -25,6 +25,7 @@ from reconciler.core.section import (
 )
 from reconciler.core.state import HostFacts
 from reconciler.kinds.engine.variants import AUTO, Choice, Refusal, build, choose, numbers
+from reconciler.kinds.flags import FlagSet
 
 EMBEDDED = "embedded"
 EMBEDDED_VERSION = "2026.10.11549"  # of the xllamacpp package; the version that this release was tested with
@@ -229,6 +230,13 @@ class EngineSpec:
     def pin(self) -> str:
         """The key under which ledger and lock remember what it is; empty where there is nothing to pin."""
         return pin_key(self.source, "", self.platform) if self.source else ""
+
+    @property
+    def foreknown(self) -> FlagSet | None:
+        """The flags that it will have, as far as that is known before it is here."""
+        from reconciler.kinds.engine.flags import embedded
+
+        return embedded(self.version) if self.type == "embedded" else None
 
     @property
     def folder(self) -> str:

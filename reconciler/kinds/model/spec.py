@@ -32,10 +32,11 @@ from reconciler.core.section import (
 )
 from reconciler.gguf.quant import Quant
 from reconciler.kinds.fit import PLAIN, Demand
+from reconciler.kinds.options import allowed_name, allowed_value, distinct
 
 Cache = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 HF = r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+(@[A-Za-z0-9][A-Za-z0-9._/-]*)?"  # Hugging Face
-Scalar = bool | int | float | str
+Single = bool | int | float | str
 
 
 def _source(text: str) -> str:
@@ -156,8 +157,19 @@ class ModelSection(Entry):
     """Layers to offload to the GPU."""
     cache_type: CacheType = CacheType()
     """Number formats of the KV cache."""
-    options: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], Scalar] = {}
-    """More llama-server flags by their long names, without the dashes: `flash_attn: on`."""
+    options: Annotated[
+        dict[
+            Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$"), AfterValidator(allowed_name)],
+            Annotated[
+                Annotated[Single, Tag("plain")] | Annotated[tuple[Single, ...], Field(min_length=1), Tag("list")],
+                SHAPE,
+                AfterValidator(allowed_value),
+            ],
+        ],
+        AfterValidator(distinct),
+    ] = {}
+    """More llama-server flags by their long names, without the dashes: `flash_attn: on`. A list gives a flag more than
+    once. They are checked against what the engine says of itself; `reconcile explain models.NAME.options` lists it."""
     env: dict[Variable, str] = {}
     """Environment variables for the server process. Not for secrets."""
     lora: tuple[Annotated[Annotated[Source, Tag("plain")] | Annotated[Lora, Tag("mapping")], SHAPE], ...] = ()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from reconciler.core.diagnostics import Fault
+from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Action
 from reconciler.core.state import Absent, Declared, Found, Observation
@@ -15,6 +15,7 @@ from reconciler.host.probes import free_port
 from reconciler.host.process import Identity, cpu_seconds, memory
 from reconciler.kinds.base import Tools
 from reconciler.kinds.fit import judged
+from reconciler.kinds.flags import Unfit
 from reconciler.kinds.server.rules import Instance, ServerRules, ServerState, artifacts, demand
 from reconciler.kinds.server.spec import Paths, ServerSpec, arguments
 from reconciler.kinds.workload import Launch, new_nonce, row_phase, row_silent, start, stop
@@ -123,7 +124,7 @@ async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
         Launch(
             ref,
             declared.digest,
-            [*engine.argv, *arguments(spec, paths, HOST, port, layers)],
+            [*engine.argv, *_arguments(spec, paths, port, layers, engine)],
             {**dict(spec.env), "LLAMA_API_KEY": key},
             HOST,
             port,
@@ -134,6 +135,15 @@ async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
         ),
         tools,
     )
+
+
+def _arguments(spec: ServerSpec, paths: Paths, port: int, layers: int, engine: Any) -> list[str]:
+    """Raises Fault where the engine has become another one since the plan was made."""
+    try:
+        return arguments(spec, paths, HOST, port, layers, engine.flags)
+    except Unfit as error:
+        hint = "change `options`, or use another engine version"
+        raise Fault("INVALID_ARGUMENT", str(error), hint=hint, kind=FaultClass.PERMANENT) from error
 
 
 def _paths(spec: ServerSpec, made: Mapping[str, Any], tools: Tools) -> Paths:

@@ -28,6 +28,7 @@ from reconciler.core.residency import Asked, Resident, Standing, decide, reserve
 from reconciler.core.state import VOLATILE, Declared, Drift, Found, Unknown, World
 from reconciler.core.status import Condition, no, yes
 from reconciler.kinds.fit import NONE, Demand, Fit, judged
+from reconciler.kinds.flags import FlagSet, unfit
 from reconciler.kinds.server.spec import ServerSpec
 from reconciler.supervise.machine import Phase as Life
 
@@ -115,6 +116,8 @@ class ServerRules:
             return yes("Ready", "Outdated", "the earlier version serves until its successor is ready"), *rest
         if any(i.life is Life.UNRESPONSIVE for i in living):
             return no("Ready", "Unresponsive", "it runs, but does not answer"), *rest
+        if not living and (wrong := refused(declared.spec, world)):
+            return no("Ready", "OptionsRefused", wrong), *rest
         return no("Ready", "Starting" if living else "NotStarted"), *rest
 
 
@@ -239,7 +242,9 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
     size = _size(spec, world)
     standing = world.standing.get(ref)
     waits = _waits_for(spec, world) or (standing.hold if standing is not None else "")
-    told = _told(fit, spec.context)
+    if wrong := refused(spec, world):
+        return Change(ref, Op.DENIED, wrong, where=declared.where, wrong=True)
+    told = _told(fit, spec.context) + _unchecked(spec, world)
     begin = Action(Phase.START, "start", f"start a process and wait until it is ready{told}", hold=waits)
     hung = any(i.life is Life.UNRESPONSIVE for i in stale)
     leaving = [i for i in stale if i.life is not Life.RETIRING]
@@ -366,6 +371,31 @@ def demand(spec: ServerSpec, found: Callable[[Ref], Any]) -> Demand:
         embeds=spec.task != "chat",
         options=spec.options,
     )
+
+
+def refused(spec: ServerSpec, world: World) -> str:
+    """What of its options the engine does not take; empty where all is well, or where nothing is known of its flags."""
+    flags = _flags(spec, world) if spec.options else None
+    return "; ".join(unfit(spec.options, flags, f"engine/{spec.engine}")) if flags is not None else ""
+
+
+def _flags(spec: ServerSpec, world: World) -> FlagSet | None:
+    """The flags of its engine, also of one that is not here yet but known; None where they will show."""
+    ref = Ref("engine", spec.engine)
+    if (state := world.found(ref)) is not None:
+        return state.flags  # type: ignore[no-any-return]
+    declared = world.desired.get(ref)
+    return getattr(declared.spec, "foreknown", None) if declared is not None else None
+
+
+def _unchecked(spec: ServerSpec, world: World) -> str:
+    if not spec.options:
+        return ""
+    flags = _flags(spec, world)
+    if flags is None:
+        return "; its options are checked once the engine is there"
+    why = flags.why or "the flags of this engine are not known"
+    return "" if flags.known else f"; warning: its options are passed unchecked: {why}"
 
 
 def _told(fit: Fit | None, context: int) -> str:
