@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -266,6 +266,14 @@ class Processes:
         if self._noted(identity) is not None and self.ends is not None:
             with self.effects("remove", self.ends / str(identity.pid)):
                 (self.ends / str(identity.pid)).unlink(missing_ok=True)
+
+    def tidy(self, known: Collection[Identity | None]) -> None:
+        """Remove what was written of the ends of processes that nobody asks about any more."""
+        for file in sorted(self.ends.glob("[0-9]*")) if self.ends is not None else ():
+            note = _read_note(file)
+            if note is None or (note.identity not in known and not alive(note.identity)):
+                with self.effects("remove", file):
+                    file.unlink(missing_ok=True)
 
     def _noted(self, identity: Identity) -> _Note | None:
         note = _read_note(self.ends / str(identity.pid)) if self.ends is not None else None

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
 from typing import Any
 
 from reconciler.core.ids import Ref, canonical
+from reconciler.core.limits import Limits
 from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price, human_bytes
 from reconciler.core.state import VOLATILE, Declared, Drift, Unknown, World
 from reconciler.core.status import Condition, no, yes
@@ -271,7 +272,7 @@ def _released(ref: Ref, world: World) -> int:
     return int(model.size * ROOM) if model is not None else 0
 
 
-SHOWN = ("engine", "task", "context", "parallel", "gpu_layers", "cache_k", "cache_v", "options", "env")
+SHOWN = ("engine", "task", "context", "parallel", "gpu_layers", "cache_k", "cache_v", "options", "env", "limits")
 PATHS = {"cache_k": "cache_type.k", "cache_v": "cache_type.v"}
 
 
@@ -288,6 +289,8 @@ def _fields(ref: Ref, before: Mapping[str, Any], spec: ServerSpec) -> tuple[Fiel
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Limits):
+        return {**asdict(value), "cpus": list(value.cpus)}
     return [list(pair) for pair in value] if isinstance(value, tuple | list) else value
 
 

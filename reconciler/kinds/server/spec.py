@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from reconciler.core.ids import digest_of
+from reconciler.core.limits import NO_LIMITS, Limits
 
 Option = bool | int | float | str
 
@@ -44,11 +45,15 @@ class ServerSpec:
     extras: tuple[Extra, ...] = ()
     at_most: int = 0
     force: bool = False
+    limits: Limits = NO_LIMITS
 
     @property
     def digest(self) -> str:
-        what = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("extras", "at_most", "force")}
-        return digest_of(what | ({"extras": self.extras} if self.extras else {}))
+        apart = ("extras", "at_most", "force", "limits")
+        what = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
+        # Where these say nothing, what runs is what it was before they were part of the language.
+        further = {"extras": self.extras, "limits": self.limits if self.limits != NO_LIMITS else ()}
+        return digest_of(what | {key: value for key, value in further.items() if value})
 
     @property
     def attempt(self) -> str:
