@@ -33,6 +33,7 @@ from reconciler.store.views import together
 from reconciler.supervise.readiness import LEAST, healthy, start_budget, wait_ready
 
 HOST = "127.0.0.1"
+PATIENCE = 5.0  # seconds that a server may take to say that it lives
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 
 
@@ -74,7 +75,7 @@ class ServerKind:
     async def answers(self, row: ProcessRow, tools: Tools) -> bool:
         """Its /health answers; or it is at work: long generations may keep every thread that could answer busy."""
         before = _cpu(row)
-        if await healthy(row.host, row.port, timeout=5.0):
+        if await healthy(row.host, row.port, timeout=PATIENCE):
             return True
         gateway = tools.look(Ref("gateway", "main"))
         return gateway is not None and row.nonce in gateway.inflight and _cpu(row) > before

@@ -127,8 +127,11 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
         return Change(ref, Op.DENIED, fit.refusal, where=declared.where)
     size = _size(spec, world)
     waits = _waits_for(spec, world)
+    turn = _rolls(ref, spec, world) if not waits and any(serves(i) for i in stale) else None
+    waits = f"waits for {turn}: {ONE_AT_A_TIME}" if turn is not None else waits
     told = _told(fit, spec.context)
-    begin = Action(Phase.START, "start", f"start a process and wait until it is ready{told}", hold=waits)
+    args = {"turn": turn} if turn is not None else {}
+    begin = Action(Phase.START, "start", f"start a process and wait until it is ready{told}", args, waits)
     hung = any(i.life is Life.UNRESPONSIVE for i in stale)
     leaving = [i for i in stale if i.life is not Life.RETIRING]
     tight = bool(stale) and size > world.host.memory_available > 0
@@ -206,6 +209,66 @@ def _stops(instances: Iterable[Instance], world: World) -> tuple[Action, ...]:
             hold = follows or hold
         stops.append(Action(Phase.STOP, "stop", f"stop {where} once its requests have ended", args, hold))
     return (*retires, *stops)
+
+
+ONE_AT_A_TIME = "one server of an engine is replaced at a time"
+
+
+def _rolls(ref: Ref, spec: ServerSpec, world: World) -> Ref | None:
+    """Whom a server that serves waits for when its engine has changed: the one whose turn it is."""
+    turn = turn_of(spec.engine, world) if _engine_changed(ref, spec, world) else None
+    return turn if turn != ref else None
+
+
+def turn_of(engine: str, world: World) -> Ref | None:
+    """Which of the servers on a changed engine is replaced now; None where none is.
+
+    One that is half replaced comes first, then those that have not failed yet, by name, then the others, the least
+    tried first: so a server that cannot be started with the new engine keeps nobody waiting for ever.
+    """
+    global _turns
+    if _turns[0] is not world:  # asked for every server of one look: found out once
+        _turns = (world, _find_turns(world))
+    return _turns[1].get(engine)
+
+
+_turns: tuple[World | None, Mapping[str, Ref]] = (None, {})
+
+
+def _find_turns(world: World) -> dict[str, Ref]:
+    queue: dict[str, list[tuple[int, int, Ref]]] = {}
+    for ref, declared in world.desired.items():
+        if ref.kind != "server" or ref in world.paused:
+            continue
+        state: ServerState = world.found(ref) or ServerState()
+        fresh = any(i.digest == declared.digest and i.life in (Life.STARTING, Life.READY) for i in state.living)
+        old = any(i.digest != declared.digest for i in state.living)
+        trouble = world.troubles.get(ref)
+        if old and fresh:
+            queue.setdefault(declared.spec.engine, []).append((0, 0, ref))
+        elif old and _engine_changed(ref, declared.spec, world):
+            tried = trouble.count if trouble is not None and trouble.digest == declared.attempt else 0
+            queue.setdefault(declared.spec.engine, []).append((1, tried, ref))
+    out = {}
+    for engine, waiting in queue.items():
+        able = (ref for stage, _, ref in sorted(waiting) if not stage or _may_start(world.desired[ref].spec, world))
+        if (first := next(able, None)) is not None:
+            out[engine] = first
+    return out
+
+
+def _may_start(spec: ServerSpec, world: World) -> bool:
+    fit = fitting(spec, world)
+    return not _waits_for(spec, world) and (fit is None or not fit.refused or spec.force)
+
+
+def _engine_changed(ref: Ref, spec: ServerSpec, world: World) -> bool:
+    owned = world.owned.get(ref)
+    return owned is not None and owned.spec.get("engine_digest", spec.engine_digest) != spec.engine_digest
+
+
+def serves(instance: Instance) -> bool:
+    return instance.life is Life.READY and not instance.silent and instance.keyed
 
 
 def _waits_for(spec: ServerSpec, world: World) -> str:
