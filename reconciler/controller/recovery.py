@@ -62,12 +62,19 @@ async def rebuild(tools: Tools, kinds: Mapping[str, Kind], generations: Generati
         nonce, about = environment_value(identity.pid, NONCE), environment_value(identity.pid, ABOUT)
         if not (nonce and about and leads(identity.pid)) or any(r.nonce == nonce for r in tools.ledger.processes()):
             continue
+        started = tools.processes.spawned(nonce)
+        if started is not None and started != identity:
+            continue  # something that the process started, with its environment
         row = workload.remember(identity, nonce, about, tools)
         kind = kinds.get(row.ref.kind) if row is not None else None
-        if row is not None and isinstance(kind, Supervised):
-            taken += 1
-            if await kind.answers(row, tools):
-                tools.ledger.record_ready(nonce)
+        if row is None or not isinstance(kind, Supervised):
+            continue
+        if await kind.answers(row, tools):
+            tools.ledger.record_ready(nonce)
+        elif started is None:  # nobody noted whom we started: who answers is it
+            tools.ledger.forget_process(nonce)
+            continue
+        taken += 1
     if numbered or taken:
         text = f"{numbered} generations and {taken} processes were found again"
         tools.ledger.event("controller", "LedgerRebuilt", text)
@@ -95,7 +102,8 @@ def settle(row: ProcessRow, tools: Tools, code: int | None = None, digest: str =
     """Bring one row and its process together. `digest` is the wanted spec's, where it is not the process's own."""
     if row.identity is None:
         # The crash came between the intent and the record of the spawn: the nonce tells whether it happened.
-        found = [*find(NONCE, row.nonce), *filter(None, (tools.processes.spawned(row.nonce),))]
+        started = tools.processes.spawned(row.nonce)
+        found = [started] if started is not None else find(NONCE, row.nonce)
         if not found:
             workload.forget(row.nonce, tools)
             return
@@ -147,6 +155,8 @@ def note_exit(row: ProcessRow, code: int | None, digest: str, tools: Tools) -> N
     fault = workload.note_ending(row.ref, row.digest, fault, code, after, tools)
     trouble = Trouble(digest, count, at, fault.code, fault.message, fault.hint, fault.kind)
     tools.ledger.set_trouble(row.ref, trouble)
+    if row.identity is not None:
+        tools.processes.end_left(row.identity, row.nonce)
     workload.forget(row.nonce, tools)
 
 

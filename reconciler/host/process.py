@@ -303,6 +303,11 @@ class Processes:
             with self.effects(f"signal-{number.name}", identity.pid), contextlib.suppress(ProcessLookupError):
                 os.kill(identity.pid, number)
 
+    def end_left(self, identity: Identity, nonce: str) -> None:
+        """End what a process that is gone had started."""
+        for left in _others(identity, nonce):
+            self._signal_one(left, Signals.SIGKILL)
+
     async def exited(self, identity: Identity) -> None:
         """Return once the process has ended; at once if it already has. Woken by the kernel where pidfd exists."""
         while alive(identity):

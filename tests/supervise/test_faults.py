@@ -224,6 +224,13 @@ async def test_what_is_only_odd_serves_and_leaves_nothing_behind(stage: Stage, w
     assert "Failed" not in stage.events(ILL)
 
 
+async def test_what_a_crashed_server_had_started_ends_with_it(stage: Stage) -> None:
+    await stage.until(stage.all_ready, "not ready")
+    await stage.apply("crash-after=1.5,leaves-the-group,fork-grandchildren")
+    await stage.until(lambda: "Exited" in stage.events(ILL), "it does not crash")
+    await stage.until(lambda: not stage.strays(), "grandchildren are left")
+
+
 async def test_a_loop_is_told_with_what_its_ends_have_in_common(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "READY_FORGIVES", 1e9)
     stage.write("exit-at-once=3")
