@@ -18,7 +18,7 @@ from reconciler.store.blobs import prove
 from reconciler.store.generations import Generations
 from reconciler.store.ledger import ProcessRow
 from reconciler.supervise.exits import FROM_OUTSIDE, WORDS, meaning
-from reconciler.supervise.logs import rotate, tail
+from reconciler.supervise.logs import last_words, rotate
 
 UNWATCHED = 3.0  # seconds after an end that is only seen now: nobody was there to see it
 
@@ -136,7 +136,7 @@ def note_exit(row: ProcessRow, code: int | None, digest: str, tools: Tools) -> N
     end = (tools.processes.end(row.identity) if row.identity is not None else None) or UNSEEN
     code = end.code if code is None else code
     limit = workload.memory_limit(row.ref, tools)
-    fault = meaning(code, tail(Path(row.log), WORDS), oom=end.oom, peak=end.peak, limit=limit)
+    fault = meaning(code, last_words(Path(row.log), WORDS), oom=end.oom, peak=end.peak, limit=limit)
     fault = workload.without_key(fault, workload.key_of(row.nonce, tools))
     now = time.time()
     at = end.at if row.created <= end.at <= now else now

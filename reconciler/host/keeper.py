@@ -18,7 +18,11 @@ import resource
 import select
 import sys
 import time
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 LOG_LIMIT = 16 << 20  # bytes in a log before it is set aside
 LOGS_KEPT = 3  # older logs beside it
@@ -27,11 +31,14 @@ IGNORED = (13, 25)  # SIGPIPE and SIGXFSZ, which Python ignores, and which a wor
 PIECE = 1 << 18
 
 
-def set_aside(path: str, limit: int = LOG_LIMIT, kept: int = LOGS_KEPT) -> bool:
+def set_aside(
+    path: str, limit: int = LOG_LIMIT, kept: int = LOGS_KEPT, between: Callable[[], None] = lambda: None
+) -> bool:
     """Move what is in a log that is longer than `limit` bytes to PATH.1, and that to PATH.2, up to `kept`.
 
     Its writers have it open for appending and know nothing of it: it is copied and cut, not moved. Of one that has
-    outgrown us only the last `limit` bytes are kept. Whether there was anything to do; raises OSError.
+    outgrown us only the last `limit` bytes are kept. `between` is called while it is
+    copied, which may take seconds on a busy machine. Whether there was anything to do; raises OSError.
     """
     fd = posix.open(path, posix.O_RDWR | posix.O_CLOEXEC)
     try:
@@ -45,16 +52,24 @@ def set_aside(path: str, limit: int = LOG_LIMIT, kept: int = LOGS_KEPT) -> bool:
         try:
             if size > 2 * limit:
                 posix.lseek(fd, size - limit, 0)
-            copied = 0
-            while copied < 2 * limit and (piece := posix.read(fd, PIECE)):
-                copied += posix.write(fresh, piece)
+            copied = _copy(fd, fresh, 2 * limit, between)
+            posix.rename(f"{path}.new", f"{path}.1")
+            _copy(fd, fresh, 2 * limit - copied, between)
+            posix.ftruncate(fd, 0)  # right after the last read: what is written between the two is lost
         finally:
             posix.close(fresh)
-        posix.rename(f"{path}.new", f"{path}.1")
-        posix.ftruncate(fd, 0)
         return True
     finally:
         posix.close(fd)
+
+
+def _copy(source: int, target: int, most: int, between: Callable[[], None]) -> int:
+    """Copy what is left of a file → bytes."""
+    copied = 0
+    while copied < most and (piece := posix.read(source, PIECE)):
+        copied += posix.write(target, piece)
+        between()
+    return copied
 
 
 def _rename(old: str, new: str) -> None:
@@ -194,11 +209,11 @@ class Keeper:
     def tend(self, seconds: float) -> None:
         """Keep the logs short, and come back before the fastest of them is long again."""
         rate = 0.0
-        for child in self.children.values():
+        for child in list(self.children.values()):
             try:
                 size = posix.stat(child.log).st_size
                 rate = max(rate, (size - child.size) / seconds)
-                child.size = 0 if size >= LOG_LIMIT and set_aside(child.log) else size
+                child.size = 0 if size >= LOG_LIMIT and set_aside(child.log, between=self.reap) else size
             except OSError:
                 continue
         self.pause = min(LOOK_MOST, max(LOOK_LEAST, LOG_LIMIT / 4 / rate)) if rate > 0 else LOOK_MOST

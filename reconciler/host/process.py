@@ -34,8 +34,9 @@ ABOUT = "RECONCILER_PROCESS"  # what the ledger knows of it (JSON), should the l
 LINUX = sys.platform == "linux"
 ENVIRON = True  # whether the environments of other processes of ours can be read
 PIDFD_GROUP = 4  # signal the group of a pidfd's process (Linux 6.9, pidfd_send_signal(2))
+NOTED_WITHIN = 5.0  # seconds that a keeper may take to write down an end
 STRAGGLE = 2.0  # seconds that what a process started may outlive it
-LOOK_AGAIN = 2.0  # seconds after which a process is looked at, whatever the kernel told or did not tell
+LOOK_AGAIN = 2.0  # seconds after which a process is looked at, whatever the kernel told; up to thrice that later on
 
 # What a workload may inherit: how to find programs, its home, locale, proxies' certificates and accelerators.
 KEPT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -243,7 +244,7 @@ class Processes:
         if alive(identity):
             return None
         noted = self._noted(identity)
-        deadline = time.monotonic() + 2.0
+        deadline = time.monotonic() + NOTED_WITHIN
         while noted is not None and noted.end is None and noted.keeper_lives() and time.monotonic() < deadline:
             time.sleep(0.002)  # it has ended, and its keeper is about to write that down
             noted = self._noted(identity)
@@ -310,6 +311,7 @@ class Processes:
 
     async def exited(self, identity: Identity) -> None:
         """Return once the process has ended; at once if it already has. Woken by the kernel where pidfd exists."""
+        again = LOOK_AGAIN
         while alive(identity):
             fd = _pidfd(identity.pid)
             if fd is None:
@@ -318,10 +320,11 @@ class Processes:
             try:
                 if alive(identity):  # else the pid was reused between the look and the open
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(LOOK_AGAIN):
+                        async with asyncio.timeout(again):
                             await _readable(fd)
             finally:
                 os.close(fd)
+            again = min(again * 1.5, 3 * LOOK_AGAIN)
 
     async def stop(self, identity: Identity, nonce: str, grace: float) -> None:
         """SIGTERM to it and all it started, also to those that left its group; SIGKILL after `grace` seconds.

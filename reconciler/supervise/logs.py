@@ -34,6 +34,17 @@ def tail(path: Path, lines: int, start: int = 0) -> list[str]:
     return text.splitlines()[-lines:] if lines else text.splitlines()
 
 
+def last_words(path: Path, lines: int, start: int = 0) -> list[str]:
+    """The last lines of the process that began last, also where its log was cut meanwhile; none before `start` (bytes)
+    where it was not."""
+    cut = start > (path.stat().st_size if path.exists() else 0)
+    said = tail(path, lines, 0 if cut else start)
+    if len(said) < lines and (cut or not start):
+        said = [*tail(path.with_name(f"{path.name}.1"), lines - len(said)), *said]
+    begun = [i for i, line in enumerate(said) if line.startswith(MARK) and line.endswith(MARK)]
+    return said[begun[-1] + 1 :] if begun else said
+
+
 def rotate(path: Path, files: Files) -> None:
     """Set a log aside once it is long."""
     try:

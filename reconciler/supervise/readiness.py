@@ -10,7 +10,7 @@ from reconciler.core.diagnostics import Fault
 from reconciler.host.probes import holder_of, http_get, listens
 from reconciler.host.process import UNSEEN, Identity, Processes, alive
 from reconciler.supervise.exits import WORDS, meaning
-from reconciler.supervise.logs import tail
+from reconciler.supervise.logs import last_words
 
 INTERVAL = 0.05  # seconds between two questions
 LEAST = 60.0  # seconds that any model may take to load
@@ -54,7 +54,7 @@ async def wait_ready(
     while True:
         if not alive(identity):
             end = processes.end(identity) or UNSEEN
-            raise meaning(end.code, tail(log, WORDS, log_start), oom=end.oom, peak=end.peak, limit=limit)
+            raise meaning(end.code, last_words(log, WORDS, log_start), oom=end.oom, peak=end.peak, limit=limit)
         if await healthy(host, port):
             if await asyncio.to_thread(listens, identity.pid, port) is not False:
                 return
@@ -62,7 +62,7 @@ async def wait_ready(
                 holder = await asyncio.to_thread(holder_of, port)
                 raise Fault("PORT_IN_USE", f"port {port} is answered by {holder}, not by our process")
         if time.monotonic() > deadline:
-            said = " | ".join(line.strip() for line in tail(log, 3, log_start))
+            said = " | ".join(line.strip() for line in last_words(log, 3, log_start))
             raise Fault(
                 "MODEL_LOAD_TIMED_OUT",
                 f"not ready after {budget:.0f} s" + (f"; its last words: {said}" if said else ""),
