@@ -29,6 +29,7 @@ LOGS_KEPT = 3  # older logs beside it
 LOOK_MOST, LOOK_LEAST = 0.5, 0.05  # seconds between two looks at the logs: as fast as the fastest of them grows
 IGNORED = (13, 25)  # SIGPIPE and SIGXFSZ, which Python ignores, and which a workload is to find as they were
 PIECE = 1 << 18
+START, CURRENT, END = 0, 1, 2  # as lseek counts
 
 
 def set_aside(
@@ -37,8 +38,8 @@ def set_aside(
     """Move what is in a log that is longer than `limit` bytes to PATH.1, and that to PATH.2, up to `kept`.
 
     Its writers have it open for appending and know nothing of it: it is copied and cut, not moved. Of one that has
-    outgrown us only the last `limit` bytes are kept. `between` is called while it is
-    copied, which may take seconds on a busy machine. Whether there was anything to do; raises OSError.
+    outgrown us only the last `limit` bytes are kept. `between` is called while it is copied, which may take seconds on a
+    busy machine. Whether there was anything to do; raises OSError.
     """
     fd = posix.open(path, posix.O_RDWR | posix.O_CLOEXEC)
     try:
@@ -51,10 +52,14 @@ def set_aside(
         fresh = posix.open(f"{path}.new", posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o600)
         try:
             if size > 2 * limit:
-                posix.lseek(fd, size - limit, 0)
+                posix.lseek(fd, size - limit, START)
             copied = _copy(fd, fresh, 2 * limit, between)
             posix.rename(f"{path}.new", f"{path}.1")
             _copy(fd, fresh, 2 * limit - copied, between)
+            # One that writes faster than we copy loses what lies between, and never its last words.
+            if posix.fstat(fd).st_size - posix.lseek(fd, 0, CURRENT) > PIECE:
+                posix.lseek(fd, -PIECE, END)
+            _copy(fd, fresh, limit, lambda: None)
             posix.ftruncate(fd, 0)  # right after the last read: what is written between the two is lost
         finally:
             posix.close(fresh)
