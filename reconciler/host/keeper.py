@@ -38,8 +38,8 @@ def set_aside(
     """Move what is in a log that is longer than `limit` bytes to PATH.1, and that to PATH.2, up to `kept`.
 
     Its writers have it open for appending and know nothing of it: it is copied and cut, not moved. Of one that has
-    outgrown us only the last `limit` bytes are kept. `between` is called while it is copied, which may take seconds on a
-    busy machine. Whether there was anything to do; raises OSError.
+    outgrown us only the last `limit` bytes are kept. `between` is called while it is copied, which may take seconds on
+    a busy machine. Whether there was anything to do; raises OSError.
     """
     fd = posix.open(path, posix.O_RDWR | posix.O_CLOEXEC)
     try:
