@@ -32,9 +32,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("number", "words", "remedy"), ENDS, ids=["code 3", "crash", "killed"])
-def test_how_a_server_ended_while_no_controller_ran_is_known(
-    fake: Stage, number: int, words: str, remedy: str
-) -> None:
+def test_how_a_server_ended_while_no_controller_ran_is_known(fake: Stage, number: int, words: str, remedy: str) -> None:
     with_faults(fake, "exit-on-usr1=3")
     pid = fake.server()
     kill9(fake.controller)
@@ -242,7 +240,7 @@ def test_since_shows_what_is_newer_and_nothing_else(served: Stage) -> None:
 def test_no_log_ever_shows_a_key(fake: Stage) -> None:
     engine = fake.folder / "engine"
     text = engine.read_text().splitlines()
-    engine.write_text("\n".join([text[0], 'echo "my key is $LLAMA_API_KEY"', 'sleep 1; exit 3', ""]))
+    engine.write_text("\n".join([text[0], 'echo "my key is $LLAMA_API_KEY"', "sleep 1; exit 3", ""]))
     fake.write(manifest(fake, entry()))
     fake.run("apply", code=1)
     keys = re.findall(r"my key is (\S+)", (fake.root / "logs" / "server" / "chat.log").read_text())
