@@ -58,7 +58,7 @@ def tools_for(layout: Layout, base: Path, effects: Effects, ledger: Ledger, kind
         base=base,
         effects=effects,
         files=files,
-        processes=Processes(effects),
+        processes=Processes(effects, layout.run / "ends"),
         fetch=Fetch(files, effects),
         ledger=ledger,
         blobs=Blobs(layout, files, ledger, effects),

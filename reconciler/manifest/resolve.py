@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from reconciler.core.diagnostics import Diagnostic, Refused
 from reconciler.core.ids import Ref
+from reconciler.core.limits import Limits
 from reconciler.core.section import Entry
 from reconciler.core.state import Declared, Denial, Drift, HostFacts
 from reconciler.kinds.engine import spec as engine
@@ -71,6 +72,12 @@ def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lo
             ),
             at_most=entry.memory.at_most or 0,
             force=entry.force,
+            limits=Limits(
+                entry.nice,
+                entry.limits.memory or 0,
+                entry.limits.open_files or 0,
+                tuple(sorted(set(entry.limits.cpus))),
+            ),
             start=entry.start,
             idle_timeout=entry.idle_timeout,
             priority=entry.priority,

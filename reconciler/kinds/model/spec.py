@@ -113,6 +113,19 @@ class MemoryLimit(Section):
     """Memory in all, of the machine and of its GPUs: `6GiB`."""
 
 
+class LimitsSection(Section):
+    """What the process of a server may take of the machine. Kept by the kernel from its first instruction on; on
+    Linux only."""
+
+    memory: Size | None = None
+    """Memory that it may allocate, beside the model file that it maps: `6GiB`. One that asks for more fails, instead of
+    slowing down the whole machine."""
+    open_files: Annotated[int, Field(ge=16, le=1 << 20, strict=True)] | None = None
+    """Files and connections that it may have open."""
+    cpus: tuple[Annotated[int, Field(ge=0, lt=4096, strict=True)], ...] = ()
+    """The cores that it may run on, by their numbers: `[0, 1]`."""
+
+
 class HubSection(Section):
     """A hub of model repositories, and what stands in front of it."""
 
@@ -184,6 +197,10 @@ class ModelSection(Entry):
     """Whose download goes first, and whose server is unloaded last where memory is short: the higher."""
     memory: MemoryLimit = MemoryLimit()
     """What its server may take."""
+    limits: LimitsSection = LimitsSection()
+    """What its process may take of the machine."""
+    nice: Annotated[int, Field(ge=0, le=19, strict=True)] = 0
+    """How far its process steps back when the processor is wanted by others: 0 not at all, 19 as far as it goes."""
     force: Truth = False
     """Whether to start it although it does not seem to fit the memory."""
     mcp: Annotated[tuple[Name, ...], Later()] = ()

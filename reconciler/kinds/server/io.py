@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,22 @@ from reconciler.kinds.fit import judged
 from reconciler.kinds.flags import Unfit
 from reconciler.kinds.server.rules import Instance, ServerRules, ServerState, artifacts, demand
 from reconciler.kinds.server.spec import Paths, ServerSpec, arguments
-from reconciler.kinds.workload import Launch, new_nonce, row_phase, row_silent, start, stop
+from reconciler.kinds.workload import (
+    Launch,
+    loading_rate,
+    new_nonce,
+    note_rate,
+    row_phase,
+    row_silent,
+    start,
+    stop,
+)
 from reconciler.store.ledger import ProcessRow
 from reconciler.store.views import together
-from reconciler.supervise.readiness import healthy, wait_ready
+from reconciler.supervise.readiness import LEAST, healthy, start_budget, wait_ready
 
 HOST = "127.0.0.1"
-START_LEAST = 60.0  # seconds that any model may take to load
-START_RATE = 20e6  # bytes a second of a slow disk: a big model may take its size over this much longer
+PATIENCE = 5.0  # seconds that a server may take to say that it lives
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 
 
@@ -68,7 +77,7 @@ class ServerKind:
     async def answers(self, row: ProcessRow, tools: Tools) -> bool:
         """Its /health answers; or it is at work: long generations may keep every thread that could answer busy."""
         before = _cpu(row)
-        if await healthy(row.host, row.port, timeout=5.0):
+        if await healthy(row.host, row.port, timeout=PATIENCE):
             return True
         gateway = tools.look(Ref("gateway", "main"))
         return gateway is not None and row.nonce in gateway.inflight and _cpu(row) > before
@@ -114,11 +123,13 @@ async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
     layers = fit.found.gpu_layers if fit is not None and host.devices and spec.gpu_layers < 0 else spec.gpu_layers
     nonce, key = new_nonce(), secrets.token_urlsafe(32)
     port = free_port(HOST)
-    budget = START_LEAST + size / START_RATE
+    budget = start_budget(size, loading_rate(tools))
 
     async def ready(identity: Identity, log: Path, log_start: int) -> None:
         tools.progress(ref, "loading", 0, None)
-        await wait_ready(tools.processes, identity, HOST, port, budget, log, log_start)
+        began = time.monotonic()
+        await wait_ready(tools.processes, identity, HOST, port, budget, log, log_start, spec.limits.memory)
+        note_rate(size, time.monotonic() - began, tools)
 
     await start(
         Launch(
@@ -128,10 +139,11 @@ async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
             {**dict(spec.env), "LLAMA_API_KEY": key},
             HOST,
             port,
-            {key: state.token for key, state in made},
+            {key: state.token for key, state in (*made, ("engine", engine)) if state.token},
             nonce,
             key,
             ready,
+            spec.limits,
         ),
         tools,
     )
@@ -166,7 +178,7 @@ async def _await(row: ProcessRow | None, tools: Tools) -> None:
         raise Fault("PROCESS_EXITED", "the process is gone")
     log = Path(row.log)
     try:
-        await wait_ready(tools.processes, row.identity, row.host, row.port, START_LEAST * 5, log, 0)
+        await wait_ready(tools.processes, row.identity, row.host, row.port, LEAST * 5, log, 0)
     except Fault:
         await stop(row, tools, GRACE)
         raise

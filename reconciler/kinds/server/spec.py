@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from reconciler.core.ids import digest_of
+from reconciler.core.limits import NO_LIMITS, Limits
 from reconciler.core.residency import Start
 from reconciler.kinds.flags import FlagSet, rendered
 from reconciler.kinds.options import Option
 
-UNSEEN = ("extras", "at_most", "force", "start", "idle_timeout", "priority")  # extras only where there are some
+# No part of what runs; the first two are where they say something.
+UNSEEN = ("extras", "limits", "at_most", "force", "start", "idle_timeout", "priority")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class ServerSpec:
     extras: tuple[Extra, ...] = ()
     at_most: int = 0
     force: bool = False
+    limits: Limits = NO_LIMITS
     start: Start = "always"
     idle_timeout: float = 600.0
     priority: int = 0
@@ -55,7 +58,9 @@ class ServerSpec:
     @property
     def digest(self) -> str:
         what = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in UNSEEN}
-        return digest_of(what | ({"extras": self.extras} if self.extras else {}))
+        # Where these say nothing, what runs is what it was before they were part of the language.
+        further = {"extras": self.extras, "limits": self.limits if self.limits != NO_LIMITS else ()}
+        return digest_of(what | {key: value for key, value in further.items() if value})
 
     @property
     def attempt(self) -> str:
