@@ -70,6 +70,14 @@ def _refuse_another_machine(program: Path) -> None:
         )
 
 
+async def _all(stream: asyncio.StreamReader) -> bytes:
+    """What it brings until its end, at most MOST_SAID bytes; one `read` gives whatever is there."""
+    try:
+        return await stream.readexactly(MOST_SAID)
+    except asyncio.IncompleteReadError as short:
+        return short.partial
+
+
 async def _version(argv: Sequence[str], program: Path, tools: Tools) -> str:
     with tools.effects("try", program):
         try:
@@ -92,7 +100,7 @@ async def _version(argv: Sequence[str], program: Path, tools: Tools) -> str:
         assert process.stdout is not None
         try:
             async with asyncio.timeout(SPEAKS):
-                said = await process.stdout.read(MOST_SAID)
+                said = await _all(process.stdout)
                 code = await process.wait()
         except TimeoutError as error:
             raise Fault(
@@ -149,7 +157,7 @@ def explained(fault: Fault, said: str, name: str) -> Fault:
         )
     if fault.code == "ILLEGAL_INSTRUCTION":
         return fault
-    if fault.code == "PROCESS_EXITED":
+    if fault.code in ("PROCESS_EXITED", "PROCESS_ERROR", "BINARY_NOT_FOUND"):
         return Fault("ENGINE_BROKEN", f"{name}: {fault.message}", hint=_ANOTHER, kind=FaultClass.NEEDS_HUMAN)
     return Fault(fault.code, f"{name} failed on a tiny model: {fault.message}", hint=fault.hint, kind=fault.kind)
 

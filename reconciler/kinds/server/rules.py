@@ -216,7 +216,7 @@ def room(world: World, bound: int) -> int:
 
 
 def is_fresh(instance: Instance, declared: Declared, world: World) -> bool:
-    """Made from the wanted spec, the model file and the engine as they are now; not hung, leaving or without its key."""
+    """Made from the wanted spec, the model file and the engine as they are; not hung, leaving or without its key."""
     engine = world.found(Ref("engine", declared.spec.engine))
     if engine is not None and not engine.fallback and instance.inputs.get("engine", engine.token) != engine.token:
         return False
