@@ -206,13 +206,15 @@ class Controller:
                 self.source.recall()
             self.source.keep_promise()
         wanted, of = self.wanted(), self.source.generations.current
+        basis = (self.mode, self.source.held)
         self._drop_unwanted(wanted.resources)
         self._ended.clear()
         view = await asyncio.get_running_loop().run_in_executor(self._eyes, look, wanted, self.tools, self.kinds)
         self._watch_processes(group)
         self._start_demands(group, wanted.resources)
-        # What a person holds since we looked is not in the plan: the next turn has it, and is due at once.
-        steps = planner.runnable(view.plan, view.world) if self._holds(view.world) else []
+        # What a person holds or asks for since we looked is not in the plan: the next turn has it, and is due at once.
+        current = self._holds(view.world) and basis == (self.mode, self.source.held)
+        steps = planner.runnable(view.plan, view.world) if current else []
         for change, action in steps:
             # What ended while we looked is not as we saw it: its turn is the next one, which is due at once.
             if change.ref not in self.work and change.ref not in self._ended and self._allowed(change, action):

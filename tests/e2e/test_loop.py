@@ -203,6 +203,20 @@ def test_a_killed_controller_leaves_everything_serving_and_the_next_one_adopts(h
     assert reply(hello)
 
 
+def test_what_was_planned_before_a_request_is_not_done_after_it(fake: Stage) -> None:
+    """The first look of the next controller takes a second and knows of no manifest; the request comes during it."""
+    engine = fake.folder / "engine"
+    first, rest = engine.read_text().split("\n", 1)
+    engine.write_text(f'{first}\ncase "$*" in *--help*|*--version*) sleep 0.7;; esac\n{rest}')
+    fake.write(manifest(fake))
+    fake.run("apply")
+    for _ in range(3):
+        before = (fake.servers(), fake.gateway())
+        kill9(fake.controller)
+        assert "nothing to do" in fake.run("apply").stdout
+        assert (fake.servers(), fake.gateway()) == before
+
+
 def test_a_controller_of_another_version_hands_over_to_ours(hello: Stage) -> None:
     before = (hello.servers(), hello.gateway())
     kill9(hello.controller)
