@@ -122,7 +122,7 @@ def test_what_cannot_be_done_yet_is_refused_and_keeps_the_last(source: Source, p
 
 
 def test_what_is_for_another_machine_is_not_denied_on_this_one(source: Source, path: Path) -> None:
-    never = "when: host.os == 'none', mcp: [tools]"
+    never = "when: host.os == 'none'"
     path.write_text(
         ONE + f"  other: {{source: file:o, {never}, engine: mac}}\nengines: {{mac: {{type: mlx, when: 'false'}}}}\n"
     )
