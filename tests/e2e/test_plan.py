@@ -216,24 +216,24 @@ def test_a_server_that_is_killed_again_and_again_is_contested(served: Stage) -> 
 
 
 def test_what_is_not_built_yet_is_denied_with_its_place(fake: Stage) -> None:
-    later = entry(more=", start: on_demand")
-    fake.write(manifest(fake, later))
+    later = manifest(fake, gateway=", workers: 2")
+    fake.write(later)
     assert "valid" in fake.run("validate").stdout
     planned = fake.run("plan", code=3).stdout
-    assert "✗ server/chat  `start: on_demand` is not yet supported here  stack.yaml:5:" in planned
-    assert json.loads(fake.run("plan", "-o", "json", code=3).stdout)["changes"][-1]["op"] == "denied"
+    assert "✗ gateway/main  `workers` is not yet supported here  stack.yaml:6:" in planned
+    assert json.loads(fake.run("plan", "-o", "json", code=3).stdout)["summary"].count("to deny") == 1
     refused = fake.run("apply", code=3).stderr
-    assert refused.startswith("stack.yaml:5:")
+    assert refused.startswith("stack.yaml:6:")
     assert "not yet supported here" in refused
     assert not fake.root.exists()
 
     fake.write(manifest(fake))
     fake.run("apply")
     server = fake.server()
-    fake.write(manifest(fake, later))
+    fake.write(later)
     wait_until(lambda: fake.snapshot()["manifest"]["faults"], 10, "nobody noticed")
     fault: dict[str, Any] = fake.snapshot()["manifest"]["faults"][0]
-    assert (Path(fault["where"]["file"]).name, fault["where"]["line"]) == ("stack.yaml", 5)
+    assert (Path(fault["where"]["file"]).name, fault["where"]["line"]) == ("stack.yaml", 6)
     fake.run("apply", code=3)
     assert (fake.server(), fake.generation()) == (server, 1)
     shutil.copy(fake.manifest, fake.folder / "other.yaml")
