@@ -190,30 +190,34 @@ def _standing_by(models: tuple[int, ...], window: float) -> str:
     """Memory and CPU of `reconcile watch` with so many models in place, while nothing happens."""
     rows = []
     for count in models:
-        with crowd(count) as made, made.filled(), ExitStack() as stack:
-            log = stack.enter_context((made.folder / "watch.log").open("wb"))
-            argv = [RECONCILE, "-f", str(made.manifest), "watch"]
-            controller = subprocess.Popen(argv, cwd=CHECKOUT, env=ENVIRONMENT, stdout=log, stderr=log)
-            stack.callback(controller.wait)
-            stack.callback(controller.terminate)
-            wait_until(lambda: _ready(made), 60, "the controller says that all is ready")
-            time.sleep(window / 4)
-            process = psutil.Process(controller.pid)
-            before, begun, begin = _cpu(process), _turns(made), time.perf_counter()
-            time.sleep(window)
-            used, taken, seconds = _cpu(process) - before, _turns(made) - begun, time.perf_counter() - begin
-            memory = process.memory_full_info()
-            rows.append(
-                [
-                    f"{count:,}",
-                    f"{memory.rss / 2**20:.1f}",
-                    f"{memory.uss / 2**20:.1f}",
-                    f"{used / seconds:.2%}",
-                    f"{taken}",
-                ]
-            )
+        with crowd(count) as made, made.filled():
+            rows.append(idle(made, count, window))
     head = ["models, all ready", "RSS MiB", "of which its own", "CPU, of one core", f"turns in {window:.0f} s"]
-    return f"{table(head, rows)}\n\nThe controller alone; every server is asked whether it answers, every 5 s."
+    return f"{table(head, rows)}\n\nThe controller alone; every server is asked whether it answers, every 5 to 15 s."
+
+
+def idle(made: Crowd, count: int, window: float) -> list[str]:
+    """A row of `_standing_by`: a controller of its own with everything in place."""
+    with ExitStack() as stack:
+        log = stack.enter_context((made.folder / "watch.log").open("wb"))
+        argv = [RECONCILE, "-f", str(made.manifest), "watch"]
+        controller = subprocess.Popen(argv, cwd=CHECKOUT, env=ENVIRONMENT, stdout=log, stderr=log)
+        stack.callback(controller.wait)
+        stack.callback(controller.terminate)
+        wait_until(lambda: _ready(made), 60, "the controller says that all is ready")
+        time.sleep(window / 4)
+        process = psutil.Process(controller.pid)
+        before, begun, begin = _cpu(process), _turns(made), time.perf_counter()
+        time.sleep(window)
+        used, taken, seconds = _cpu(process) - before, _turns(made) - begun, time.perf_counter() - begin
+        memory = process.memory_full_info()
+        return [
+            f"{count:,}",
+            f"{memory.rss / 2**20:.1f}",
+            f"{memory.uss / 2**20:.1f}",
+            f"{used / seconds:.2%}",
+            f"{taken}",
+        ]
 
 
 def _ready(made: Crowd) -> bool:

@@ -18,7 +18,7 @@ from reconciler.controller.turn import View, Wanted, look, wanted_of
 from reconciler.core.diagnostics import Diagnostic, Refused
 from reconciler.core.ids import Ref
 from reconciler.core.residency import Asked
-from reconciler.core.state import Declared
+from reconciler.core.state import Declared, Found
 from reconciler.core.status import stamp
 from reconciler.host import hardware
 from reconciler.host.effects import Denied, Effects
@@ -27,6 +27,7 @@ from reconciler.host.files import Files
 from reconciler.host.layout import Layout
 from reconciler.host.process import Processes
 from reconciler.kinds.base import Kind, Tools
+from reconciler.kinds.flags import FlagSet
 from reconciler.kinds.registry import KINDS
 from reconciler.manifest.reading import Reading, reading
 from reconciler.store.blobs import Blobs
@@ -34,6 +35,7 @@ from reconciler.store.generations import Generation, Generations
 from reconciler.store.ledger import Ledger
 
 if TYPE_CHECKING:
+    from reconciler.controller.bundle import Bundled
     from reconciler.controller.daemon import Controller
     from reconciler.controller.recovery import Rebuilt
     from reconciler.store.lock import RootLock
@@ -56,7 +58,7 @@ def tools_for(layout: Layout, base: Path, effects: Effects, ledger: Ledger, kind
         base=base,
         effects=effects,
         files=files,
-        processes=Processes(effects),
+        processes=Processes(effects, layout.run / "ends"),
         fetch=Fetch(files, effects),
         ledger=ledger,
         blobs=Blobs(layout, files, ledger, effects),
@@ -81,11 +83,44 @@ def preview(made: Reading, layout: Layout, targets: frozenset[Ref] = frozenset()
     """
     with looking(layout, made.manifest.path.parent) as tools:
         if ahead:
+            from reconciler.kinds.engine import ahead as engines
             from reconciler.kinds.model.ahead import look_ahead
 
-            specs = [d.spec for ref, d in wanted_of(made, layout).resources.items() if ref.kind == "model"]
-            look_ahead(specs, tools)
+            resources = wanted_of(made, layout).resources
+            engines.look_ahead([d.spec for ref, d in resources.items() if ref.kind == "engine"], tools)
+            look_ahead([d.spec for ref, d in resources.items() if ref.kind == "model"], tools)
         return planned(made, targets, tools, KINDS)
+
+
+def engine_chosen(name: str, made: Reading, layout: Layout) -> dict[str, Any]:
+    """Which archive of its release an engine is installed from here, and why; empty where that is not known."""
+    from reconciler.kinds.engine.io import known
+    from reconciler.kinds.engine.variants import Refusal
+
+    declared = wanted_of(made, layout).resources.get(Ref("engine", name))
+    if declared is None or not declared.spec.origin.startswith("github:"):
+        return {}
+    with looking(layout, made.manifest.path.parent) as tools:
+        spec, host = known(declared.spec, tools), tools.host()
+    found = spec.chosen(host) if spec.files else None
+    if found is None:
+        return {}
+    if isinstance(found, Refusal):
+        return {"variant": "nothing", "name": spec.resolved, "by": found.reason, "why": list(found.considered)}
+    why = [f"{found.variant}: {found.why}", *found.considered]
+    return {"variant": found.variant, "name": found.names[0], "by": "for this machine", "why": why}
+
+
+def flags_of(model: str, made: Reading, layout: Layout) -> FlagSet | None:
+    """The flags of the engine that a model is for; None where it is not here yet and nothing is known of it."""
+    wanted = wanted_of(made, layout).resources
+    ref = Ref("engine", made.manifest.stack.models[model].engine)
+    if ref not in wanted:
+        return None
+    with looking(layout, made.manifest.path.parent) as tools:
+        seen = KINDS["engine"].observe([ref], wanted, tools)[ref]
+    found: FlagSet | None = seen.state.flags if isinstance(seen, Found) else wanted[ref].spec.foreknown
+    return found
 
 
 async def inspect(what: str, settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -222,6 +257,21 @@ async def collect(path: Path, layout: Layout, older: float, keep: int | None, ye
         garbage = Garbage(tools_for(layout, path.parent, files.effects, ledger, KINDS), path)
         survey = garbage.survey(ask, desired)
         return to_json(survey, layout.root, await garbage.clear(survey, desired))
+
+
+def bundle(path: Path, layout: Layout, file: Path, taking: bool) -> Bundled:
+    """Write what a manifest needs into one file, or take such a file in. Raises Refused, Fault."""
+    from reconciler.controller.bundle import export, take_in
+    from reconciler.manifest.lock import beside
+
+    if not taking:
+        with looking(layout, path.parent) as tools:
+            tools.effects = tools.files.effects = Effects()  # one file is written, which is none of the data root's
+            return export(reading(path), tools, file)
+    files = Files(Effects())
+    files.folder(layout.root)
+    with _root(path, layout, files), closing(Ledger.write(layout.ledger, files.effects)) as ledger:
+        return take_in(file, beside(path), tools_for(layout, path.parent, files.effects, ledger, KINDS))
 
 
 @contextmanager

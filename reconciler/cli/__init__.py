@@ -30,6 +30,7 @@ VERBS = {
     "verify": "See whether the files of models are there, and are what they should be.",
     "attest": "State what is installed, and sign it; or check such a statement against this machine.",
     "gc": "Remove what nobody needs any more. Without --yes only say what; exit code 2 when something would go.",
+    "bundle": "Put all that a machine without a network needs into one file, or take such a file in.",
     "state": "Look at the ledger, export it, or make it again.",
     "pause": "Begin nothing for a resource, or for anything (suspend), until it is resumed.",
     "resume": "Go on with what was paused.",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from reconciler.cli.options import flags_told
+from reconciler.cli.options import lines as flag_lines
 from reconciler.cli.place import DEFAULT, Place, verb
 from reconciler.cli.render import show_json
 from reconciler.core.diagnostics import Refused
@@ -24,6 +26,8 @@ def command(place: Place, key: str) -> None:
     manifest = _manifest(place)
     values = manifest.stack.model_dump(mode="json") if manifest else None
     told = _told(meaning(key, values), manifest, values, place)
+    if manifest is not None:
+        told |= flags_told(key, manifest, place)
     if place.json:
         show_json(told)
     else:
@@ -77,7 +81,16 @@ def _chosen(found: Meaning, manifest: Manifest, place: Place) -> dict[str, Any]:
             spec = resolve(manifest.stack.models[name], {})[""]
             pin = place.read().lock.pins.get(spec.pin, {})
             return {key: pin[key] for key in ("quant", "name", "bits", "why") if key in pin}
+        case ("engines", str(name), "variant" | "version") if name in manifest.stack.engines:
+            return _variant(name, place)
     return {}
+
+
+def _variant(name: str, place: Place) -> dict[str, Any]:
+    """Which archive of a release is taken here, and why not the others; empty where that is not pinned yet."""
+    from reconciler.app import engine_chosen
+
+    return engine_chosen(name, place.read(), place.layout(place.load()))
 
 
 def _left_out(found: Meaning, manifest: Manifest, place: Place) -> str:
@@ -107,11 +120,14 @@ def _lines(key: str, told: dict[str, Any]) -> list[str]:
         rows.append(("set by", f"{at['file']}:{at['line']}:{at['column']}" if at else "default"))
     if chosen := told.get("chosen"):
         bits = f", {chosen['bits']} bits a weight" if "bits" in chosen else ""
-        rows.append(("chosen", f"{chosen.get('quant', 'unknown')} ({chosen.get('name', '')}{bits}), by the lock"))
+        what = chosen.get("quant") or chosen.get("variant", "unknown")
+        rows.append(("chosen", f"{what} ({chosen.get('name', '')}{bits}), {chosen.get('by', 'by the lock')}"))
         rows += [("", line) for line in chosen.get("why", ())]
     if "left_out" in told:
         rows.append(("left out", f"not for this machine: `{told['left_out']}` does not hold here"))
     lines += [f"  {click.style((name + ':' if name else '').ljust(9), dim=True)} {text}" for name, text in rows]
+    if "engine" in told:
+        lines += flag_lines(told)
     if told["keys"]:
         width = max(len(name) for name in told["keys"])
         lines += ["  keys:", *(f"    {name.ljust(width)}  {text}".rstrip() for name, text in told["keys"].items())]

@@ -135,7 +135,7 @@ class Garbage:
         awaited = self._awaited(desired) | {ref for ref in working if ref in desired}
         for item in (
             *self._blobs(ask, needs, awaited, used),
-            *self._engines(needs, used),
+            *self._engines(needs, used, any(ref.kind == holdings.ENGINE for ref in working)),
             *self._parts(ask, desired, awaited, used),
             *self._quarantine(ask, used),
         ):
@@ -226,13 +226,15 @@ class Garbage:
             out.append(Item("blob", path, _freed(path), why, uses))
         return out
 
-    def _engines(self, needs: Needs, used: Mapping[Path, frozenset[int]]) -> list[Item]:
+    def _engines(self, needs: Needs, used: Mapping[Path, frozenset[int]], installing: bool) -> list[Item]:
+        """Folders under engines/. One that begins with a dot is being filled, while an engine is installed."""
         out = []
         for path in sorted(self._tools.layout.engines.glob("*")):
             uses = needs.folders.get(path.name, Uses())
             pids = {pid for file, found in used.items() if path in (file, *file.parents) for pid in found}
             uses = Uses(uses.resources, uses.generations, 0, tuple(sorted(pids)))
             why = str(uses) or ("a generation that this release cannot read may need it" if needs.every_folder else "")
+            why = why or ("an engine is being installed" if installing and path.name.startswith(".") else "")
             out.append(Item("engine", path, _size(path), why, uses))
         return out
 

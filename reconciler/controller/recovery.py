@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reconciler.core.diagnostics import Fault
 from reconciler.core.ids import Ref
 from reconciler.core.retry import READY_FORGIVES
 from reconciler.core.state import Trouble
-from reconciler.host.process import ABOUT, NONCE, ROOT, alive, boot_id, environment_value, find, leads
+from reconciler.host.process import ABOUT, NONCE, ROOT, UNSEEN, alive, boot_id, environment_value, find, leads
 from reconciler.kinds import workload
 from reconciler.kinds.base import Kind, Supervised, Tools
 from reconciler.store.blobs import prove
 from reconciler.store.generations import Generations
 from reconciler.store.ledger import ProcessRow
-from reconciler.supervise.exits import meaning
-from reconciler.supervise.logs import rotate, tail
+from reconciler.supervise.exits import FROM_OUTSIDE, WORDS, meaning
+from reconciler.supervise.logs import last_words, rotate
 
-# Signals that a process is ended with, rather than ends by.
-FROM_OUTSIDE = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM)
+UNWATCHED = 3.0  # seconds after an end that is only seen now: nobody was there to see it
 
 
 async def recover(tools: Tools, kinds: Mapping[str, Kind], generations: Generations) -> None:
@@ -37,6 +35,7 @@ async def recover(tools: Tools, kinds: Mapping[str, Kind], generations: Generati
         settle(row, tools)
     await _reap(tools)
     known = {tools.layout.key(row.nonce) for row in tools.ledger.processes()}
+    tools.processes.tidy({row.identity for row in tools.ledger.processes()})
     for key in tools.layout.key("").glob("*"):
         if key not in known:
             tools.files.remove(key)
@@ -63,12 +62,19 @@ async def rebuild(tools: Tools, kinds: Mapping[str, Kind], generations: Generati
         nonce, about = environment_value(identity.pid, NONCE), environment_value(identity.pid, ABOUT)
         if not (nonce and about and leads(identity.pid)) or any(r.nonce == nonce for r in tools.ledger.processes()):
             continue
+        started = tools.processes.spawned(nonce)
+        if started is not None and started != identity:
+            continue  # something that the process started, with its environment
         row = workload.remember(identity, nonce, about, tools)
         kind = kinds.get(row.ref.kind) if row is not None else None
-        if row is not None and isinstance(kind, Supervised):
-            taken += 1
-            if await kind.answers(row, tools):
-                tools.ledger.record_ready(nonce)
+        if row is None or not isinstance(kind, Supervised):
+            continue
+        if await kind.answers(row, tools):
+            tools.ledger.record_ready(nonce)
+        elif started is None:  # nobody noted whom we started: who answers is it
+            tools.ledger.forget_process(nonce)
+            continue
+        taken += 1
     if numbered or taken:
         text = f"{numbered} generations and {taken} processes were found again"
         tools.ledger.event("controller", "LedgerRebuilt", text)
@@ -96,12 +102,16 @@ def settle(row: ProcessRow, tools: Tools, code: int | None = None, digest: str =
     """Bring one row and its process together. `digest` is the wanted spec's, where it is not the process's own."""
     if row.identity is None:
         # The crash came between the intent and the record of the spawn: the nonce tells whether it happened.
-        found = [identity for identity in find(NONCE, row.nonce) if environment_value(identity.pid, NONCE) == row.nonce]
+        started = tools.processes.spawned(row.nonce)
+        found = [started] if started is not None else find(NONCE, row.nonce)
         if not found:
             workload.forget(row.nonce, tools)
             return
         tools.ledger.record_spawned(row.nonce, found[0])
-        tools.ledger.event(str(row.ref), "Adopted", f"pid {found[0].pid}, found by its nonce")
+        if alive(found[0]):
+            tools.ledger.event(str(row.ref), "Adopted", f"pid {found[0].pid}, found by its nonce")
+        else:
+            settle(replace(row, identity=found[0]), tools, code, digest)
     elif alive(row.identity):
         tools.ledger.event(str(row.ref), "Adopted", f"pid {row.identity.pid} runs on, by start time and boot the same")
     elif row.retiring is not None or row.identity.boot != boot_id():
@@ -123,16 +133,30 @@ async def _reap(tools: Tools) -> None:
 
 def note_exit(row: ProcessRow, code: int | None, digest: str, tools: Tools) -> None:
     """A process ended that should not have: write down what that means, for the backoff and for people."""
-    fault = meaning(code, tail(Path(row.log), 40))
+    end = (tools.processes.end(row.identity) if row.identity is not None else None) or UNSEEN
+    code = end.code if code is None else code
+    limit = workload.memory_limit(row.ref, tools)
+    fault = meaning(code, last_words(Path(row.log), WORDS), oom=end.oom, peak=end.peak, limit=limit)
+    fault = workload.without_key(fault, workload.key_of(row.nonce, tools))
     now = time.time()
+    at = end.at if row.created <= end.at <= now else now
+    when = (
+        f", at {time.strftime('%H:%M:%S', time.localtime(at))}, while no controller ran" if now - at > UNWATCHED else ""
+    )
     if code is not None and -code in FROM_OUTSIDE and row.ready is not None:
         tools.ledger.note_restored(row.ref, fault.message)
-    long_ready = row.ready is not None and _long_since(row.ready, now)
+    long_ready = row.ready is not None and _long_since(row.ready, at)
     earlier = tools.ledger.trouble(row.ref)
     count = 1 if earlier is None or earlier.digest != digest or long_ready else earlier.count + 1
-    trouble = Trouble(digest, count, now, fault.code, fault.message, fault.hint, fault.kind)
-    tools.ledger.event(str(row.ref), "Exited", fault.message)
+    if long_ready:
+        tools.ledger.set_trouble(row.ref, None)
+    tools.ledger.event(str(row.ref), "Exited", fault.message + when)
+    after = at - row.ready if row.ready is not None else -1.0
+    fault = workload.note_ending(row.ref, row.digest, fault, code, after, tools)
+    trouble = Trouble(digest, count, at, fault.code, fault.message, fault.hint, fault.kind)
     tools.ledger.set_trouble(row.ref, trouble)
+    if row.identity is not None:
+        tools.processes.end_left(row.identity, row.nonce)
     workload.forget(row.nonce, tools)
 
 

@@ -55,10 +55,18 @@ def plan(world: World, rules: Mapping[str, Rules], targets: frozenset[Ref] = fro
     kept = changes
     if targets:
         wanted = closure(targets, world)
-        kept = [c for c in changes if c.ref in wanted]
+        kept = [_unqueued(c, wanted) for c in changes if c.ref in wanted]
     kept.sort(key=lambda c: (_first_phase(c), c.ref))
     memory = (world.host.memory_total - world.host.memory_available, world.host.memory_total)
     return Plan(tuple(kept), tuple(warnings), tuple(drift), tuple(same), len(changes) - len(kept), memory)
+
+
+def _unqueued(change: Change, wanted: frozenset[Ref]) -> Change:
+    """Nothing waits for its turn behind what the targets leave out."""
+    if not any(a.args.get("turn", change.ref) not in wanted for a in change.actions):
+        return change
+    hold = next(a.hold for a in change.actions if "turn" in a.args)
+    return replace(change, actions=tuple(replace(a, hold="") if a.hold == hold else a for a in change.actions))
 
 
 def closure(targets: frozenset[Ref], world: World) -> frozenset[Ref]:

@@ -161,6 +161,8 @@ class HostFacts:
     gpu: str = ""  # nvidia | amd | intel | apple
     labels: tuple[tuple[str, str], ...] = ()  # sorted pairs
     devices: tuple[Device, ...] = ()
+    features: tuple[str, ...] = ()  # of the processor, sorted: avx2, avx512f …
+    drivers: tuple[tuple[str, str], ...] = ()  # sorted pairs, `nvidia` → 550.54.14; empty where there is no version
 
     @property
     def memory_gib(self) -> int:

@@ -110,6 +110,15 @@ def _library() -> Any | None:
     return None
 
 
+def driver_version() -> str | None:
+    """What NVIDIA's library says of its driver; None where there is no such library."""
+    library, text = _library(), ctypes.create_string_buffer(80)
+    if library is None:
+        return None
+    known = library.nvmlSystemGetDriverVersion(text, ctypes.c_uint(len(text))) == 0
+    return text.value.decode("ascii", "replace") if known else ""
+
+
 def _nvidia(library: Any | None) -> tuple[Look, ...]:
     """One look for each GPU that NVML names. A call takes some microseconds; the library stays loaded."""
     count = ctypes.c_uint()

@@ -6,7 +6,8 @@ whose GPU shares it). A limit that the control group sets, as in a container, co
 
 `RECONCILER_DEVICES` replaces what is found, for odd machines and for tests: a JSON list such as
 `[{"name": "A100 slice", "total": 21474836480, "free": 20401094656}]`, with `"unified": true` where the memory is the
-machine's own. `free` is `total` where it is left out; `[]` means that no GPU is to be used.
+machine's own. `free` is `total` where it is left out; `[]` means that no GPU is to be used. Drivers and what the
+processor knows are looked at once, too, and replaced by `RECONCILER_DRIVERS` (see `drivers`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from reconciler.core.diagnostics import Diagnostic, Where
 from reconciler.core.state import Device, HostFacts
-from reconciler.host import devices
+from reconciler.host import devices, drivers
 
 _SYSTEMS = {"linux": "linux", "darwin": "macos", "win32": "windows"}
 _MACHINES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
@@ -35,6 +36,7 @@ def facts(labels: Mapping[str, str] | None = None) -> HostFacts:
     system, machine = _SYSTEMS.get(sys.platform, sys.platform), os.uname().machine.lower()
     arch = _MACHINES.get(machine, machine)
     memory = (memory_total(), memory_available())
+    computes, knows = drivers.facts(system, arch)
     return HostFacts(
         memory_total=memory[0],
         memory_available=memory[1],
@@ -44,6 +46,8 @@ def facts(labels: Mapping[str, str] | None = None) -> HostFacts:
         gpu=gpu(system, machine),
         labels=tuple(sorted((labels or {}).items())),
         devices=gpus(system, arch, memory),
+        features=knows,
+        drivers=computes,
     )
 
 

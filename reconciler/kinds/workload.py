@@ -15,11 +15,16 @@ from pathlib import Path
 
 from reconciler.core.diagnostics import Fault
 from reconciler.core.ids import Ref, canonical
+from reconciler.core.limits import NO_LIMITS, Limits
 from reconciler.host.process import ABOUT, NONCE, ROOT, Identity, alive, workload_environment
 from reconciler.kinds.base import Tools
-from reconciler.store.ledger import ProcessRow
+from reconciler.store.ledger import UNWRITABLE, ProcessRow
 from reconciler.supervise import logs
+from reconciler.supervise.exits import Ending, looping, within
 from reconciler.supervise.machine import SILENCES, Facts, Phase, phase
+from reconciler.supervise.readiness import TELLING
+
+ENDINGS = 8  # so many ends in a row are remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,7 @@ class Launch:
     nonce: str
     key: str  # the session's API key; empty for a process that has none
     ready: Callable[[Identity, Path, int], Awaitable[None]]
+    limits: Limits = NO_LIMITS
 
 
 def new_nonce() -> str:
@@ -46,8 +52,7 @@ async def start(launch: Launch, tools: Tools) -> None:
     """Start a process and wait until it is ready. Raises Fault, leaving nothing behind."""
     log = tools.layout.log(str(launch.ref))
     tools.files.folder(log.parent)
-    logs.rotate(log, tools.files)
-    log_start = log.stat().st_size if log.exists() else 0
+    log_start = logs.begin(log, str(launch.ref), tools.files)
     tools.ledger.intend_process(launch.nonce, launch.ref, launch.digest, launch.host, launch.port, launch.inputs, log)
     if launch.key:
         tools.files.write(tools.layout.key(launch.nonce), launch.key.encode())
@@ -56,7 +61,7 @@ async def start(launch: Launch, tools: Tools) -> None:
     marks = {NONCE: launch.nonce, ROOT: str(tools.layout.root), ABOUT: canonical(about)}
     try:
         identity = tools.processes.spawn(
-            launch.argv, workload_environment({**launch.env, **marks}), log, tools.layout.root
+            launch.argv, workload_environment({**launch.env, **marks}), log, tools.layout.root, launch.limits
         )
     except Fault:
         forget(launch.nonce, tools)
@@ -64,7 +69,15 @@ async def start(launch: Launch, tools: Tools) -> None:
     tools.ledger.record_spawned(launch.nonce, identity)
     try:
         await launch.ready(identity, log, log_start)
-    except (Fault, asyncio.CancelledError):
+    except Fault as fault:
+        end = tools.processes.end(identity)  # before it is stopped, if it still runs
+        await tools.processes.stop(identity, launch.nonce, grace=3.0)
+        forget(launch.nonce, tools)
+        if end is None:
+            raise
+        fault = without_key(within(fault, launch.limits.memory), launch.key)
+        raise note_ending(launch.ref, launch.digest, fault, end.code, -1.0, tools) from fault
+    except asyncio.CancelledError:
         await tools.processes.stop(identity, launch.nonce, grace=3.0)
         forget(launch.nonce, tools)
         raise
@@ -82,8 +95,63 @@ async def stop(row: ProcessRow, tools: Tools, grace: float) -> None:
 def forget(nonce: str, tools: Tools) -> None:
     """The process is surely gone: drop its key and its row."""
     tools.files.remove(tools.layout.key(nonce))
+    identity = next((row.identity for row in tools.ledger.processes() if row.nonce == nonce), None)
     tools.ledger.forget_process(nonce)
+    if identity is not None:
+        tools.processes.forget(identity)
     tools.watched.pop(nonce, None)
+
+
+def note_ending(ref: Ref, digest: str, fault: Fault, code: int | None, after: float, tools: Tools) -> Fault:
+    """Count an end of a process that should have gone on → its fault, as that of a loop where it is one.
+
+    `after` is how many seconds it had been ready, -1 for never. Ends are in a row until their trouble is forgotten, or
+    the spec is another one.
+    """
+    key = f"ends {ref}"
+    known = json.loads(tools.ledger.meta(key, "{}")) if tools.ledger.trouble(ref) is not None else {}
+    earlier = known.get("ends", []) if known.get("digest") == digest else []
+    endings = [*(Ending(*e) for e in earlier), Ending(fault.code, code, round(after, 1))][-ENDINGS:]
+    ends = [[e.fault, e.code, e.after] for e in endings]
+    try:
+        tools.ledger.set_meta("ends", **{key: canonical({"digest": digest, "ends": ends})})
+    except Fault as unwritten:
+        if unwritten.code != UNWRITABLE:
+            raise
+    return looping(endings, fault)
+
+
+def without_key(fault: Fault, key: str) -> Fault:
+    """What a process said last goes into the ledger and onto screens: never with its key."""
+    if not key or key not in fault.message:
+        return fault
+    return Fault(fault.code, fault.message.replace(key, "…"), hint=fault.hint, kind=fault.kind, after=fault.after)
+
+
+def key_of(nonce: str, tools: Tools) -> str:
+    try:
+        return tools.layout.key(nonce).read_text()
+    except OSError:
+        return ""
+
+
+def memory_limit(ref: Ref, tools: Tools) -> int:
+    """The bytes that a running server was allowed to allocate; 0 for no limit."""
+    owned = tools.ledger.owned().get(ref)
+    limits = owned.spec.get("limits") if owned is not None else None
+    return int(limits.get("memory", 0)) if limits else 0
+
+
+def loading_rate(tools: Tools) -> float:
+    """Bytes a second at which a model was loaded here last; 0 where none was."""
+    return float(tools.ledger.meta("loading rate", "0"))
+
+
+def note_rate(size: int, seconds: float, tools: Tools) -> None:
+    """Remember how fast a model was loaded, where that says something of the disk and differs from what is known."""
+    rate, known = size / max(seconds, 0.001), loading_rate(tools)
+    if size >= TELLING and not known / 2 < rate < known * 2:
+        tools.ledger.set_meta("loading-rate", **{"loading rate": f"{rate:.0f}"})
 
 
 def remember(identity: Identity, nonce: str, about: str, tools: Tools) -> ProcessRow | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from reconciler.core.diagnostics import Diagnostic, Refused
 from reconciler.core.ids import Ref
 from reconciler.core.state import Declared
-from reconciler.kinds.engine.spec import EMBEDDED_VERSION, EmbeddedEngine
+from reconciler.kinds.engine import spec as engine
+from reconciler.kinds.engine.spec import EmbeddedEngine
 from reconciler.kinds.model.spec import sources
 from reconciler.manifest import lock as locks
 from reconciler.manifest.include import Disk, Kept, shown
@@ -79,11 +80,8 @@ def pins_of(resources: Mapping[Ref, Declared]) -> dict[str, tuple[Declared, ...]
 
 def sources_of(stack: Stack) -> set[tuple[str, str, str]]:
     """(source, file, what is asked for) of everything that the manifest names, whatever machine it is for."""
-    engines = {
-        (f"pypi:xllamacpp=={e.version}", "", "") for e in stack.engines.values() if isinstance(e, EmbeddedEngine)
-    }
-    default = (f"pypi:xllamacpp=={EMBEDDED_VERSION}", "", "")
-    return {key for m in stack.models.values() for key in sources(m)} | engines | {default}
+    engines = {engine.sources(entry) for entry in (*stack.engines.values(), EmbeddedEngine(type="embedded"))}
+    return {key for m in stack.models.values() for key in sources(m)} | engines
 
 
 def digest_of_texts(base: Path, texts: Mapping[Path, bytes] | Mapping[Path, bytes | None]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from reconciler.core.diagnostics import Diagnostic, Refused
 from reconciler.core.ids import Ref
+from reconciler.core.limits import Limits
 from reconciler.core.section import Entry
 from reconciler.core.state import Declared, Denial, Drift, HostFacts
 from reconciler.kinds.engine import spec as engine
@@ -24,7 +25,7 @@ NOWHERE, EMPTY = HostFacts(), Lock()
 
 def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lock = EMPTY) -> Mapping[Ref, Declared]:
     """`python` is the tag of the interpreter that virtual environments are made with (`cp311`)."""
-    stack, base, platform = manifest.stack, str(manifest.path.parent), f"{host.os}-{host.arch}"
+    stack, base = manifest.stack, str(manifest.path.parent)
     out: dict[Ref, Declared] = {}
     left_out = dropped(stack, host, manifest.document)
     no = denials(manifest, left_out)
@@ -38,7 +39,7 @@ def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lo
         ref = Ref("engine", name)
         where = manifest.where("engines", name) if name in stack.engines else None
         if ref not in no:
-            spec_ = engine.resolve(section, base, python, platform, lock.pins)
+            spec_ = engine.resolve(section, base, python, host, lock.pins)
             out[ref] = Declared(ref, spec_, (), where, section.protect, _drift(section))
     for name, entry in models.items():
         bytes_, runs, process = Ref("model", name), Ref("engine", entry.engine), Ref("server", name)
@@ -71,6 +72,12 @@ def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lo
             ),
             at_most=entry.memory.at_most or 0,
             force=entry.force,
+            limits=Limits(
+                entry.nice,
+                entry.limits.memory or 0,
+                entry.limits.open_files or 0,
+                tuple(sorted(set(entry.limits.cpus))),
+            ),
             start=entry.start,
             idle_timeout=entry.idle_timeout,
             priority=entry.priority,

@@ -10,6 +10,8 @@ from reconciler.host.process import Identity, Processes
 from reconciler.supervise.machine import SILENCES
 
 PROBE_EVERY = 5.0  # seconds between two liveness probes
+PROBE_MOST = 15.0  # the same of a process that has long answered each
+PROBE_CALM = 20.0  # so much longer it has to have answered than the pause between two
 PROBE_AGAIN = 1.0  # after one that went unanswered
 
 
@@ -42,9 +44,13 @@ async def watch(
 
 
 async def _probe(seen: Watched, answers: Callable[[], Awaitable[bool]], wake: Callable[[], None]) -> None:
+    now = asyncio.get_running_loop().time
+    since = now()
     while True:
-        await asyncio.sleep(PROBE_AGAIN if seen.silences else PROBE_EVERY)
+        calm = min(max(PROBE_EVERY, (now() - since) / PROBE_CALM), max(PROBE_EVERY, PROBE_MOST))
+        await asyncio.sleep(PROBE_AGAIN if seen.silences else calm)
         before = seen.silences
         seen.silences = 0 if await answers() else before + 1
+        since = now() if seen.silences else since
         if seen.silences == SILENCES or (before >= SILENCES and not seen.silences):
             wake()

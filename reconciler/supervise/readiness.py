@@ -8,11 +8,24 @@ from pathlib import Path
 
 from reconciler.core.diagnostics import Fault
 from reconciler.host.probes import holder_of, http_get, listens
-from reconciler.host.process import Identity, Processes, alive
-from reconciler.supervise.exits import meaning
-from reconciler.supervise.logs import tail
+from reconciler.host.process import UNSEEN, Identity, Processes, alive
+from reconciler.supervise.exits import WORDS, meaning
+from reconciler.supervise.logs import last_words
 
 INTERVAL = 0.05  # seconds between two questions
+LEAST = 60.0  # seconds that any model may take to load
+ASSUMED = 20e6  # bytes a second of a slow disk
+TELLING = 64 << 20  # bytes of a model from which on its loading says something about the disk
+
+
+def start_budget(size: int, measured: float = 0.0) -> float:
+    """Seconds that a model of `size` bytes may take to load.
+
+    `measured` is how fast one was loaded here (bytes a second, 0: not known); that may have been out of memory, so that
+    a disk is only trusted with a tenth of it. One that was slower than we assume gets twice the time it would need.
+    """
+    rate = min(max(ASSUMED, measured / 10), measured / 2) if measured > 0 else ASSUMED
+    return LEAST + size / rate
 
 
 async def healthy(host: str, port: int, timeout: float = 2.0) -> bool:
@@ -25,14 +38,23 @@ async def healthy(host: str, port: int, timeout: float = 2.0) -> bool:
 
 
 async def wait_ready(
-    processes: Processes, identity: Identity, host: str, port: int, budget: float, log: Path, log_start: int
+    processes: Processes,
+    identity: Identity,
+    host: str,
+    port: int,
+    budget: float,
+    log: Path,
+    log_start: int,
+    limit: int = 0,
 ) -> None:
     """Return once the process is ready. Raises Fault when it ends, takes longer than `budget` seconds, or when
-    somebody else answers on its port. `log_start` is where this process's part of the log begins."""
+    somebody else answers on its port. `log_start` is where this process's part of the log begins, `limit`
+    what it may allocate (bytes, 0: no limit)."""
     deadline = time.monotonic() + budget
     while True:
         if not alive(identity):
-            raise meaning(processes.exit_code(identity), tail(log, 40, log_start))
+            end = processes.end(identity) or UNSEEN
+            raise meaning(end.code, last_words(log, WORDS, log_start), oom=end.oom, peak=end.peak, limit=limit)
         if await healthy(host, port):
             if await asyncio.to_thread(listens, identity.pid, port) is not False:
                 return
@@ -40,7 +62,7 @@ async def wait_ready(
                 holder = await asyncio.to_thread(holder_of, port)
                 raise Fault("PORT_IN_USE", f"port {port} is answered by {holder}, not by our process")
         if time.monotonic() > deadline:
-            said = " | ".join(line.strip() for line in tail(log, 3, log_start))
+            said = " | ".join(line.strip() for line in last_words(log, 3, log_start))
             raise Fault(
                 "MODEL_LOAD_TIMED_OUT",
                 f"not ready after {budget:.0f} s" + (f"; its last words: {said}" if said else ""),

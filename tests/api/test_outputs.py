@@ -104,6 +104,7 @@ def test_before_anything_was_applied(stage: Stage) -> None:
     shown(stage, "fmt", "--check", code=None)
     assert shown(stage, "explain", "models.chat.context")["set_by"]
     shown(stage, "explain", "gateway")
+    assert shown(stage, "explain", "models.chat.options")["engine"]
     shown(stage, "init", "-f", str(stage.folder / "new.yaml"))
     check("output#/$defs/errors", said(stage, "diff", code=1))
     stage.write("version: 1\nmodels: {chat: {contxt: 1}}\n")

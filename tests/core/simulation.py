@@ -34,7 +34,7 @@ from reconciler.core.state import (
     Unknown,
     World,
 )
-from reconciler.kinds.engine.rules import EngineState
+from reconciler.kinds.engine.rules import EngineState, Missing, Offer
 from reconciler.kinds.engine.spec import EngineSpec
 from reconciler.kinds.gateway.rules import GatewayState, Process, Target, content
 from reconciler.kinds.gateway.spec import GatewaySpec
@@ -56,6 +56,11 @@ Desired = Mapping[Ref, Declared]
 
 class Cancelled(Exception):
     """What an action is cancelled with."""
+
+
+def _folder(spec: EngineSpec) -> str:
+    """Where an engine would lie; one whose release is not pinned is known by what the manifest says of it."""
+    return spec.folder or spec.digest
 
 
 @functools.cache
@@ -97,6 +102,7 @@ class Machine:
     hung: set[str] = field(default_factory=set)
     ever_hung: set[str] = field(default_factory=set)
     installed: set[str] = field(default_factory=set)  # folders of engines
+    released: set[str] = field(default_factory=set)  # pins of engines whose release was looked at
     missing: set[str] = field(default_factory=set)  # foreign programs that are not there now
     blobs: dict[str, str] = field(default_factory=dict)  # spec digest of a model → token of its file
     bad: set[str] = field(default_factory=set)  # tokens of files whose bytes are not what they should be
@@ -173,12 +179,14 @@ class Machine:
             return Unknown(self.blind[ref])
         match ref.kind:
             case "engine":
-                spec: EngineSpec = desired[ref].spec if ref in desired else EngineSpec(**self.owned[ref].spec)
+                spec: EngineSpec = desired[ref].spec if ref in desired else EngineSpec.of(self.owned[ref].spec)
                 if spec.path:
                     there, ours = spec.path not in self.missing, False
                 else:
-                    there, ours = spec.folder in self.installed, True
-                return Found(EngineState((spec.path or spec.folder,), ref.name, ours)) if there else Absent()
+                    there, ours = _folder(spec) in self.installed, True
+                if not there:
+                    return Missing(offer=Offer(known=spec.pin in self.released))
+                return Found(EngineState((spec.path or _folder(spec),), ref.name, ours))
             case "model":
                 return Found(self._model(desired[ref].digest if ref in desired else self.owned[ref].digest))
             case "server":
@@ -230,10 +238,15 @@ class Machine:
         if nonce and nonce not in self.rows:
             nonce = ""  # it has gone meanwhile
         match (ref.kind, action.verb):
+            case ("engine", "resolve"):
+                assert declared
+                yield "fetching"
+                self.released.add(declared.spec.pin)
+                return
             case ("engine", "install"):
                 assert declared
                 yield "installing"
-                self.installed.add(declared.spec.folder)
+                self.installed.add(_folder(declared.spec))
                 yield "installed"
             case ("engine", "adopt"):
                 assert declared
@@ -282,7 +295,7 @@ class Machine:
                 assert declared
                 yield from self._route(declared.spec, action)
             case ("engine", "purge"):
-                self.installed.discard(EngineSpec(**self.owned[ref].spec).folder)
+                self.installed.discard(_folder(EngineSpec.of(self.owned[ref].spec)))
                 yield "removed"
             case ("model", "purge"):
                 self.blobs.pop(self.owned[ref].digest, None)

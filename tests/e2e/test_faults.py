@@ -204,6 +204,10 @@ def test_an_engine_that_is_not_there(stage: Stage) -> None:
 
 
 def test_an_engine_that_refuses_its_flags(stage: Stage) -> None:
+    """One that does not tell them beforehand: then nothing is known of an option until it is tried."""
+    (stage.folder / "engine").rename(stage.folder / "real")
+    (stage.folder / "engine").write_text('#!/bin/sh\n[ "$1" != --help ] || exit 1\nexec "${0%/*}/real" "$@"\n')
+    (stage.folder / "engine").chmod(0o755)
     entry = 'chat: {source: "file:models/hello.gguf", engine: real, options: {no_such_flag: 1}}'
     stage.write(manifest(stage, entry))
     done = stage.run("apply", code=1)

@@ -82,7 +82,7 @@ def test_ollama(tmp_path: Path) -> None:
     assert sorted(stack.models) == ["X-GGUF-Q4_K_M", "llama3", "llava-7b", "nomic-embed-text"]
     llama = stack.models["llama3"]
     assert llama.aliases == ("llama3:latest", "llama3:8b")  # two tags of the same blobs are one model
-    assert (llama.context, llama.options, llama.start, llama.idle_timeout) == (8192, {}, "on_demand", 300)
+    assert (llama.context, llama.options, llama.start, llama.idle_timeout) == (8192, {"temp": 0.5}, "on_demand", 300)
     assert llama.source == f"file:~/.ollama/models/blobs/sha256-{llama.sha256}"
     llava = stack.models["llava-7b"]
     assert llava.mmproj.startswith("file:~/.ollama")
@@ -93,7 +93,6 @@ def test_ollama(tmp_path: Path) -> None:
     said(draft, "the prompt template of llama3:latest")
     said(draft, "the system prompt of llava:7b")
     said(draft, "the parameter stop of llama3:latest")
-    said(draft, "options temp of llama3", "the embedded engine")
 
 
 @pytest.mark.parametrize(
@@ -156,7 +155,7 @@ def test_jan(tmp_path: Path) -> None:
     assert qwen.sha256
     assert qwen.mmproj.endswith("mmproj.gguf")
     assert qwen.aliases == ("lab/Qwen3-4B",)
-    assert qwen.options == {"flash-attn": "on"}
+    assert qwen.options == {"flash-attn": "on", "temp": 0.6}
     assert sorted(stack.providers) == ["My-Lab", "openai"]
     assert stack.providers["My-Lab"].base_url == "http://10.0.0.7:8000/v1"
     assert stack.providers["openai"].models == ("gpt-5.2",)
@@ -169,7 +168,6 @@ def test_jan(tmp_path: Path) -> None:
     assert stack.gateway.api_keys[0].key == "env:JAN_API_KEY"
     assert "switched off" in said(draft, "the MCP server off")
     said(draft, "mtp, spec_draft_n_max", "model.yml:")
-    said(draft, "options temp of Qwen3-4B")
     said(draft, "the model gone", "model.yml:1:1")
     said(draft, "groq")
     said(draft, "CORS")
@@ -278,13 +276,23 @@ def test_files_of_other_clients(tmp_path: Path, name: str, text: str) -> None:
     assert stack.mcp_servers["a"].transport == ("sse" if "sse" in text else None)
 
 
+def test_options_that_the_embedded_engine_lacks_are_left_out_and_told(tmp_path: Path) -> None:
+    draft = Draft("some tool", home_at(tmp_path))
+    options = {"top-nsigma": 1, "temp": 0.5, "device": "none", "port": 1}
+    draft.models["a"] = {"source": "file:a.gguf", "options": options}
+    stack = check(imported(draft, tmp_path / "stack.yaml").text, tmp_path / "stack.yaml").stack
+    assert stack.models["a"].options == {"temp": 0.5}
+    said(draft, "options top-nsigma, device of a", "the embedded engine does not have them")
+    said(draft, "`models.a.options.port`", "--port may not be set")
+
+
 def test_compose(tmp_path: Path) -> None:
     stack, draft, _ = setup("compose", tmp_path)
     assert sorted(stack.models) == ["hub", "llama", "llm", "phi"]
     assert stack.models["llm"].source.startswith("file:~/.docker/models/blobs/sha256/")
     assert (stack.models["llm"].context, stack.models["llm"].options) == (
         4096,
-        {},
+        {"no-prefill-assistant": True, "temp": 0.1},
     )
     assert (stack.models["hub"].source, str(stack.models["hub"].quant)) == ("hf:lab/X-GGUF", "Q4_K_M")
     llama = stack.models["llama"]
@@ -292,7 +300,6 @@ def test_compose(tmp_path: Path) -> None:
     assert stack.models["phi"].source.startswith("file:~/ollama/models/blobs/")
     assert stack.providers["ollama"].base_url == "http://127.0.0.1:11434/v1"
     assert stack.providers["vllm"].base_url == "http://127.0.0.1:8001/v1"
-    said(draft, "options no-prefill-assistant, temp of llm", "the embedded engine")
     said(draft, "the model unknown", "ai/never-pulled")
     said(draft, "the service volume")
     said(draft, "the service hidden", "no port")

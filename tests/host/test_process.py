@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.diagnostics import Fault, FaultClass
+from reconciler.core.limits import Limits
+from reconciler.host.effects import Effects
 from reconciler.host.process import (
     NONCE,
     Identity,
@@ -48,6 +50,30 @@ def nonce() -> Iterator[str]:
     for process in children_with_env(NONCE, mark):
         kill9(process.pid)
 
+
+@pytest.fixture(params=["kept", "own", "no pidfd", "older kernel", "no environ", "psutil only"])
+def processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Processes]:
+    """On every kind of machine: what it does not have is taken away."""
+    boot_id.cache_clear()
+    if request.param == "no pidfd":
+        monkeypatch.delattr(os, "pidfd_open")
+    elif request.param == "older kernel":
+        monkeypatch.setattr("reconciler.host.process.PIDFD_GROUP", 1 << 20)
+    elif request.param == "no environ":
+        monkeypatch.setattr("reconciler.host.process.ENVIRON", False)
+    elif request.param == "psutil only":
+        monkeypatch.delattr(os, "pidfd_open")
+        monkeypatch.setattr("reconciler.host.process.LINUX", False)
+    made = Processes(Effects(), tmp_path / "ends" if request.param != "own" else None)
+    yield made
+    made.close()
+    boot_id.cache_clear()
+
+
+# For what needs the environments of other processes to be readable.
+BY_MARK = pytest.mark.parametrize(
+    "processes", ["kept", "own", "no pidfd", "older kernel", "psutil only"], indirect=True
+)
 
 Start = Callable[..., Identity]
 
@@ -250,6 +276,7 @@ async def test_stop_kills_a_deaf_process_with_its_group(start: Start, processes:
     wait_until(lambda: children_with_env(NONCE, nonce) == [], 10, "nobody is left")
 
 
+@BY_MARK
 async def test_stop_finds_those_that_left_the_group_by_their_mark(
     start: Start, processes: Processes, nonce: str
 ) -> None:
@@ -260,13 +287,14 @@ async def test_stop_finds_those_that_left_the_group_by_their_mark(
     wait_until(lambda: children_with_env(NONCE, nonce) == [], 10, "nobody is left")
 
 
+@BY_MARK
 async def test_stop_of_one_that_is_gone_still_ends_what_it_left(start: Start, processes: Processes, nonce: str) -> None:
     identity = start([sys.executable, "-c", PARENT_OF_A_DEAF_ONE], "deaf")
     kill9(identity.pid)
     assert len(find(NONCE, nonce)) == 1
     await processes.stop(identity, nonce, grace=20)
     wait_until(lambda: children_with_env(NONCE, nonce) == [], 10, "nobody is left")
-    assert processes.exit_code(identity) is None  # reaped already
+    assert processes.exit_code(identity) in (None, -9)  # reaped already; or it was written down
 
 
 async def test_a_signal_for_a_process_that_is_gone_reaches_nobody_else(start: Start, processes: Processes) -> None:
@@ -280,6 +308,7 @@ async def test_a_signal_for_a_process_that_is_gone_reaches_nobody_else(start: St
     assert processes.exit_code(identity) == -9
 
 
+@BY_MARK
 def test_find_goes_by_the_whole_value_and_names_the_leader_first(start: Start, nonce: str) -> None:
     argv = [sys.executable, str(FAKE_ENGINE), "--port", str(free_port())]
     identity = start(argv, "listening", FAKE_ENGINE="fork-grandchildren")
@@ -303,3 +332,86 @@ def test_a_workload_inherits_little(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment["HOME"] == "/other"
     assert environment["A"] == "b"
     assert environment["PATH"] == os.environ["PATH"]
+
+
+PARENT_OF_ONE_THAT_LEFT = """
+import signal, subprocess, sys, time
+polite = (
+    "import pathlib, signal, sys, time;"
+    "signal.signal(15, lambda *_: (pathlib.Path(sys.argv[1]).write_text('bye'), sys.exit(0)));"
+    "print('there', flush=True); time.sleep(100)"
+)
+subprocess.Popen([sys.executable, "-c", polite, sys.argv[1]], start_new_session=True)
+signal.signal(15, lambda *_: (time.sleep(0.2), sys.exit(0)))
+time.sleep(100)
+"""
+
+
+async def test_stop_is_polite_to_those_that_left_the_group_too(
+    start: Start, processes: Processes, nonce: str, tmp_path: Path
+) -> None:
+    identity = start([sys.executable, "-c", PARENT_OF_ONE_THAT_LEFT, str(tmp_path / "word")], "there")
+    assert len(children_with_env(NONCE, nonce)) == 2
+    await processes.stop(identity, nonce, grace=20)
+    assert (tmp_path / "word").read_text() == "bye"
+    assert children_with_env(NONCE, nonce) == []
+
+
+CPU_AND_LIMITS = """
+import os, resource
+print(os.getpriority(os.PRIO_PROCESS, 0), resource.getrlimit(resource.RLIMIT_DATA)[0],
+      resource.getrlimit(resource.RLIMIT_NOFILE)[0], sorted(os.sched_getaffinity(0)), flush=True)
+import time
+time.sleep(0.5)
+try:
+    taken = bytearray(400 << 20)
+except MemoryError:
+    print("no more", flush=True)
+print("up", flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("processes", ["kept"], indirect=True)
+def test_a_process_is_held_to_its_limits_from_its_first_instruction(
+    processes: Processes, start: Start, tmp_path: Path
+) -> None:
+    core = min(os.sched_getaffinity(0))
+    limits = Limits(nice=7, memory=300 << 20, open_files=77, cpus=(core,))
+    identity = processes.spawn([sys.executable, "-c", CPU_AND_LIMITS], {}, tmp_path / "log", tmp_path, limits)
+    wait_until(lambda: "up" in (tmp_path / "log").read_text(), 20, "it is up")
+    assert os.getpriority(os.PRIO_PROCESS, identity.pid) == 7
+    first, second, _ = (tmp_path / "log").read_text().splitlines()
+    assert first.split(maxsplit=1)[1] == f"{300 << 20} 77 [{core}]"
+    assert second == "no more"
+    kill9(identity.pid)
+    free = start([sys.executable, "-c", CPU_AND_LIMITS])  # the next one is as free as before
+    assert "no more" not in (tmp_path / "log0").read_text()
+    assert os.getpriority(os.PRIO_PROCESS, free.pid) == os.getpriority(os.PRIO_PROCESS, 0)
+
+
+@pytest.mark.parametrize("processes", ["own"], indirect=True)
+def test_limits_hold_without_a_keeper_too(processes: Processes, tmp_path: Path) -> None:
+    identity = processes.spawn(
+        [sys.executable, "-c", CPU_AND_LIMITS], {}, tmp_path / "log", tmp_path, Limits(nice=7, memory=300 << 20)
+    )
+    wait_until(lambda: "up" in (tmp_path / "log").read_text(), 20, "it is up")
+    assert "no more" in (tmp_path / "log").read_text()
+    assert os.getpriority(os.PRIO_PROCESS, identity.pid) == 7
+    kill9(identity.pid)
+    processes.exit_code(identity)
+
+
+@pytest.mark.parametrize("processes", ["psutil only"], indirect=True)
+def test_limits_that_cannot_be_had_are_refused(processes: Processes, tmp_path: Path) -> None:
+    with pytest.raises(Fault) as caught:
+        processes.spawn(SLEEPER, {}, tmp_path / "log", tmp_path, Limits(memory=1 << 30))
+    assert (caught.value.code, caught.value.kind) == ("CANNOT_LIMIT", FaultClass.PERMANENT)
+
+
+@pytest.mark.parametrize("processes", ["kept", "own"], indirect=True)
+def test_a_core_that_is_not_there_is_a_fault(processes: Processes, tmp_path: Path) -> None:
+    with pytest.raises(Fault) as caught:
+        processes.spawn(SLEEPER, {}, tmp_path / "log", tmp_path, Limits(cpus=(900,)))
+    assert caught.value.code == "CANNOT_LIMIT"
+    assert "limits.cpus" in caught.value.hint

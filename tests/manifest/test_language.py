@@ -101,7 +101,7 @@ def test_a_text_that_means_nothing_is_refused(brick: str, text: object) -> None:
 def test_the_whole_language_is_understood() -> None:
     stack = meant(WHOLE)
     assert (stack.include, stack.data_root, stack.on_failure) == (("team/*.yaml",), "state", "rollback")
-    assert list(stack.engines) == ["llama", "mirrored", "mine", "tiny", "mac", "vllm"]
+    assert list(stack.engines) == ["llama", "mirrored", "forked", "packaged", "mine", "tiny", "mac", "vllm"]
     llama, vllm = stack.engines["llama"], stack.engines["vllm"]
     assert isinstance(llama, LlamaCppEngine)
     assert (llama.version, llama.variant, llama.source, llama.path) == ("b11434", "auto", "github", None)
@@ -209,8 +209,8 @@ FAULTS = [
     (f"{MODEL}gpu_layers: many", 5, 17, "models.a.gpu_layers", "must be a whole number or 'auto' (got 'many')", ""),
     (f"{MODEL}gpu_layers: -1", 5, 17, "models.a.gpu_layers", "must be at least 0 or 'auto' (got -1)", ""),
     (
-        f"{MODEL}options: {{a: [1]}}", 5, 18,
-        "models.a.options.a", "must be true or false, a whole number, a number or text", "",
+        f"{MODEL}options: {{a: [1, [2]]}}", 5, 22,
+        "models.a.options.a.1", "must be true or false, a whole number, a number or text", "",
     ),
     (
         f"{MODEL}mmproj: x.gguf", 5, 13, "models.a.mmproj",

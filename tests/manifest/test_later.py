@@ -25,7 +25,6 @@ from tests.manifest.helper import WHOLE, meant, read_text
     [
         ("engines:\n  e: {type: mlx}", 3, 7, "engine/e", "`type: mlx`"),
         ("engines:\n  e: {type: command, argv: [x]}", 3, 7, "engine/e", "`type: command`"),
-        ("engines:\n  e: {type: llama.cpp}", 3, 3, "engine/e", "`type: llama.cpp` without `path`"),
         ("gateway:\n  cors: {origins: ['http://a']}", 3, 3, "gateway/main", "`cors`"),
         ("gateway:\n  timeouts: {idle: 1s}", 3, 3, "gateway/main", "`timeouts`"),
         ("gateway:\n  body_limit: 1MiB", 3, 3, "gateway/main", "`body_limit`"),
@@ -150,6 +149,9 @@ def denied(text: str) -> list[tuple[int, str, str]]:
         "models: {a: {source: file:x, priority: 0, memory: {}, mcp: [], draft: ~, idle_timeout: 600s}}",
         "models: {a: {source: file:x, when: host.cpu > 2, override: true, protect: true, drift: warn}}",
         "engines: {e: {type: llama.cpp, path: x, source: path}}",
+        "engines: {e: {type: llama.cpp, version: b1, variant: vulkan, sha256: %s}}" % ("a" * 64),
+        "engines: {e: {type: llama.cpp, url: 'https://h/x.zip', sha256: %s}}" % ("a" * 64),
+        "engines: {e: {type: llama.cpp, source: pypi, package: x, version: '1'}}",
         "{providers: {}, routes: {}, mcp_servers: {}, policy: []}",
         "gateway: {cors: {origins: []}, timeouts: {connect: 5000ms, idle: 2m}, body_limit: 64MiB, workers: auto}",
         "gateway: {api_keys: [{name: a, key: 'keyring:a', allow: ~, rate: ~}], override: true}",
@@ -167,8 +169,6 @@ def test_a_default_that_is_written_out_and_all_that_is_there_is_accepted(text: s
 def test_of_the_whole_language_exactly_the_marked_keys_come_later() -> None:
     found = {".".join(map(str, path)) for path, _ in unsupported(meant(WHOLE))}
     assert found == {
-        "engines.llama.path", "engines.llama.version", "engines.llama.source", "engines.llama.sha256",
-        "engines.mirrored.path", "engines.mirrored.source", "engines.mirrored.url", "engines.mirrored.variant",
         "engines.mac.type", "engines.vllm.type",
         "models.chat.mcp",
         "providers.openai", "providers.anthropic", "providers.lab", "routes.smart", "routes.split",

@@ -198,6 +198,7 @@ def beyond_the_schema(fault: Diagnostic) -> bool:
         re.fullmatch(r"models\.[^.]+.*\.(source|mmproj|draft|lora\.\d+)", fault.path)  # how a source is written
         or re.fullmatch(r".*\.(url|base_url)", fault.path)  # how an address is written
         or "not yet supported here" in fault.summary
+        or re.search("has a field of its own|may not be set|is not the name of a flag|same flag", fault.summary)
         or re.search("there is no .* named|does not list the model", fault.summary)  # references
         or "already belongs to the model" in fault.summary
         or "without api_keys" in fault.summary  # two keys that must fit together

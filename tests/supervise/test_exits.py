@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.core.diagnostics import FaultClass
-from reconciler.supervise.exits import meaning
+from reconciler.core.diagnostics import Fault, FaultClass
+from reconciler.supervise.exits import Ending, looping, meaning, within
 
 T, P, H = FaultClass.TRANSIENT, FaultClass.PERMANENT, FaultClass.NEEDS_HUMAN
 
@@ -85,6 +85,22 @@ TRUNCATED = """\
 0.00.006.531 E srv    load_model: failed to load model, 'trunc.gguf'
 0.00.006.840 E srv          init: exiting due to model loading error
 """
+OOM_METAL = """\
+ggml_metal_synchronize: error: command buffer 0 failed with status 5
+error: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)
+"""
+OOM_HIP = "ROCm error: out of memory\n  hipMalloc: hipErrorOutOfMemory\n"
+OOM_TORCH = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n"
+DRIVER = "ggml_cuda_init: failed to initialize CUDA: CUDA driver version is insufficient for CUDA runtime version\n"
+NO_KERNEL = "CUDA error: no kernel image is available for execution on the device\n  ggml_cuda_compute_forward\n"
+DRAFT = """\
+0.00.008.508 E llama_model_load: error loading model: unknown model architecture: 'zlama'
+0.00.008.511 E srv    load_model: failed to load draft model, '/d.gguf'
+"""
+VOCABULARY = "srv load_model: the target and draft vocabs are not compatible\nfailed to create speculator\n"
+MISMATCH = "mismatch between text model (n_embd = 64) and mmproj (n_embd = 2048)\n"
+DYLD = "dyld[412]: Library not loaded: @rpath/libggml-metal.dylib\n  Referenced from: /opt/llama-server\n"
+GLIBC = "./llama-server: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found (required by ./llama-server)\n"
 ASSERTION = 'ggml/src/ggml.c:1234: GGML_ASSERT(false && "crash") failed\n'
 
 # (what it is, exit code, tail, code of the fault, its class, part of the remedy)
@@ -111,9 +127,30 @@ CASES: list[tuple[str, int | None, str, str, FaultClass, str]] = [
     ("illegal instruction", -4, "loading\n", "ILLEGAL_INSTRUCTION", P, "newer CPU"),
     ("killed by the kernel", -9, OOM_CPU, "PROCESS_EXITED", T, "want of memory"),
     ("killed", -9, "all well\n", "PROCESS_EXITED", T, "killed from outside"),
-    ("assertion", -6, ASSERTION, "PROCESS_EXITED", T, ""),
-    ("segmentation fault", -11, "", "PROCESS_EXITED", T, ""),
-    ("a good end that nobody asked for", 0, "", "PROCESS_EXITED", T, ""),
+    ("assertion", -6, ASSERTION, "PROCESS_ERROR", T, "at which check"),
+    ("segmentation fault", -11, "", "PROCESS_ERROR", T, "another version"),
+    ("a good end that nobody asked for", 0, "", "PROCESS_EXITED", T, "in the foreground"),
+    ("a bad end without a word", 3, "", "PROCESS_ERROR", T, "log"),
+    ("bus error", -7, "", "PROCESS_ERROR", T, "disk"),
+    ("a signal as a shell tells of it", 139, "", "PROCESS_ERROR", T, "another version"),
+    ("an illegal instruction as a shell tells of it", 132, "", "ILLEGAL_INSTRUCTION", P, "newer CPU"),
+    ("asked to end", -15, "", "PROCESS_EXITED", T, ""),
+    ("memory, Metal", 1, OOM_METAL, "OUT_OF_MEMORY", H, "smaller quant"),
+    ("memory, HIP", 1, OOM_HIP, "OUT_OF_MEMORY", H, "smaller quant"),
+    ("memory, PyTorch", 1, OOM_TORCH, "OUT_OF_MEMORY", H, "smaller quant"),
+    ("memory, Python", 1, "Traceback\nMemoryError\n", "OUT_OF_MEMORY", H, "smaller quant"),
+    ("memory, Vulkan of the host", 1, "vk::Device::allocateMemory: ErrorOutOfHostMemory", "OUT_OF_MEMORY", H, ""),
+    ("driver", 1, DRIVER, "DEVICE_FAILED", H, "driver"),
+    ("build for other GPUs", -6, NO_KERNEL, "DEVICE_FAILED", H, "driver"),
+    ("GPU lost", -6, "vk::Queue::submit: ErrorDeviceLost", "DEVICE_FAILED", H, "driver"),
+    ("draft", 1, DRAFT, "DRAFT_MODEL_LOAD_FAILED", P, "`draft`"),
+    ("draft of another family", 1, VOCABULARY, "DRAFT_MODEL_LOAD_FAILED", P, "same vocabulary"),
+    ("projector of another model", 1, MISMATCH, "MULTIMODAL_PROJECTOR_LOAD_FAILED", P, "this very model"),
+    ("no library, macOS", -6, DYLD, "LIBRARY_MISSING", H, "variant"),
+    ("no library, Python", 1, "ImportError: libcublas.so.12: cannot open shared object file", "LIBRARY_MISSING", H, ""),
+    ("library too old", 1, GLIBC, "LIBRARY_MISSING", H, "newer system"),
+    ("no program behind the script", 127, "./engine: 2: exec: /opt/llama: not found\n", "BINARY_NOT_FOUND", H, "path"),
+    ("no program, and not a word", 127, "", "BINARY_NOT_FOUND", H, "path"),
     ("an end that nobody saw", None, "", "PROCESS_EXITED", T, ""),
 ]
 
@@ -131,11 +168,85 @@ def test_the_end_of_an_engine_has_a_meaning(
     ("code", "tail", "message"),
     [
         (3, [], "the process exited with code 3"),
-        (-11, [], "the process was ended by signal 11"),
-        (None, [], "the process ended"),
+        (-11, [], "the process was ended by signal 11 (SIGSEGV)"),
+        (None, [], "the process ended; its exit code is not known"),
         (3, ["", "a", " ", "b  ", "c", "d", ""], "the process exited with code 3; its last words: b | c | d"),
-        (None, ["only"], "the process ended; its last words: only"),
+        (None, ["only"], "the process ended; its exit code is not known; its last words: only"),
     ],
 )
 def test_the_message_says_how_it_ended_and_its_last_words(code: int | None, tail: list[str], message: str) -> None:
     assert meaning(code, tail).message == message
+
+
+@pytest.mark.parametrize(
+    ("tail", "library"),
+    [(LIBRARY, "libcudart.so.12"), (DYLD, "@rpath/libggml-metal.dylib"), (GLIBC, "GLIBC_2.38")],
+)
+def test_a_missing_library_is_named(tail: str, library: str) -> None:
+    assert meaning(127, tail.splitlines()).message.casefold().startswith(f"{library} is missing".casefold())
+
+
+def test_the_kernel_that_wants_memory_is_told_from_a_person_that_kills() -> None:
+    fault = meaning(-9, ["all well"], oom=True, peak=6 << 30)
+    assert (fault.code, fault.kind) == ("OUT_OF_MEMORY", H)
+    assert "the kernel killed it for want of memory when it held 6.4 GB" in fault.message
+    assert meaning(-15, [], oom=True).code == "PROCESS_EXITED"
+
+
+@pytest.mark.parametrize(
+    ("code", "tail", "peak"),
+    [(1, OOM_CPU, 0), (-6, OOM_CPP, 0), (-11, "", 95 << 20), (-6, "what():  Resource temporarily unavailable", 0)],
+)
+def test_a_limit_of_ours_is_named(code: int, tail: str, peak: int) -> None:
+    fault = meaning(code, tail.splitlines(), peak=peak, limit=100 << 20)
+    assert (fault.code, fault.kind) == ("OUT_OF_MEMORY", H)
+    assert fault.message.startswith("its limit of 105 MB was reached: the process ")
+    assert fault.hint.startswith("raise `limits.memory`")
+    assert within(fault, 100 << 20) is fault
+
+
+def test_a_limit_that_was_not_reached_is_not_blamed() -> None:
+    assert meaning(-11, [], peak=50 << 20, limit=100 << 20).code == "PROCESS_ERROR"
+    assert meaning(0, [], peak=99 << 20, limit=100 << 20).code == "PROCESS_EXITED"
+
+
+def test_a_backtrace_does_not_drown_what_was_said() -> None:
+    trace = ["[New LWP 12]", "#1  0x00007f in raise ()", "73\tPython/ceval.c: No such file or directory."]
+    assert meaning(-6, ["GGML_ASSERT(x) failed", *trace]).message.endswith("its last words: GGML_ASSERT(x) failed")
+
+
+# -- again and again --------------------------------------------------------------------------------------------------
+
+
+def loop(*endings: tuple[str, int | None, float], code: int = 3) -> Fault:
+    return looping([Ending(*e) for e in endings], meaning(code, ["bye"]))
+
+
+def test_two_ends_are_no_loop_and_three_are() -> None:
+    once = ("PROCESS_ERROR", 3, -1.0)
+    assert loop(once, once).code == "PROCESS_ERROR"
+    fault = loop(once, once, once)
+    assert (fault.code, fault.kind) == ("CRASH_LOOP", T)
+    assert fault.message == (
+        "it has ended 3 times in a row, each time with code 3, always before it was ready; "
+        "the last time the process exited with code 3; its last words: bye"
+    )
+
+
+@pytest.mark.parametrize(
+    ("endings", "words"),
+    [
+        ([("PROCESS_ERROR", -11, 4.0)] * 3, "each time with signal 11 (SIGSEGV), at most 4 s after it was ready"),
+        ([("PROCESS_ERROR", -11, -1.0)] * 2 + [("PROCESS_ERROR", 3, 2.0)], "with signal 11 (SIGSEGV) and code 3"),
+        ([("PROCESS_ERROR", 3, -1.0)] * 2 + [("PROCESS_ERROR", 3, 2.0)], "sometimes before it was ready"),
+        ([("OUT_OF_MEMORY", 1, 5.0)] * 3, "each time with out of memory, at most 5 s"),
+        ([("PROCESS_EXITED", None, 0.2)] * 3, "each time with a code that is not known, at most 1 s"),
+    ],
+)
+def test_a_loop_says_what_its_ends_have_in_common(endings: list[tuple[str, int | None, float]], words: str) -> None:
+    assert words in loop(*endings).message
+
+
+def test_what_says_what_is_wrong_is_no_riddle_even_when_it_repeats() -> None:
+    fault = meaning(1, OOM_CPU.splitlines())
+    assert looping([Ending("OUT_OF_MEMORY", 1, -1.0)] * 5, fault) is fault

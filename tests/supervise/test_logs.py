@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from reconciler.host.effects import Denied, Effects
 from reconciler.host.files import Files
-from reconciler.supervise.logs import KEPT, LIMIT, rotate, tail
+from reconciler.supervise.logs import KEPT, LIMIT, Follower, begin, history, last_words, rotate, tail
 
 
 @pytest.fixture
@@ -54,6 +55,95 @@ def test_the_tail_reads_the_end_of_a_long_log_only(tmp_path: Path) -> None:
         log.write(b"\nlast\n")
     assert tail(tmp_path / "log", 1) == ["last"]
     assert len("".join(tail(tmp_path / "log", 0))) <= 256 << 10
+
+
+def test_the_last_words_are_those_of_the_process_that_began_last(tmp_path: Path, files: Files) -> None:
+    path = tmp_path / "log"
+    path.write_text("out of memory\n")
+    start = begin(path, "server/chat", files)
+    assert start == path.stat().st_size
+    with path.open("a") as log:
+        log.write("now\n")
+    assert last_words(path, 40) == last_words(path, 40, start) == ["now"]
+    path.rename(tmp_path / "log.1")  # it was set aside since
+    path.write_text("bye\n")
+    assert last_words(path, 40) == last_words(path, 40, start) == ["now", "bye"]
+    assert last_words(path, 1) == ["bye"]
+    assert last_words(tmp_path / "missing", 5) == []
+
+
+STORY = """\
+out of nowhere
+── 2026-01-02 10:00:00 server/chat starts ──
+0.00.010.000 I begin
+0.01.500.000 I later
+  and more of it
+1.00.000.000 I a minute on
+── 2026-01-02 11:00:00 server/chat starts ──
+0.00.000.500 I again
+2026-01-02 11:30:00,123 INFO one that tells the time itself
+"""
+
+
+@pytest.mark.parametrize(
+    ("since", "first", "count"),
+    [
+        ("09:00:00", "── 2026-01-02 10:00:00 server/chat starts ──", 8),
+        ("10:00:01", "0.01.500.000 I later", 6),
+        ("10:00:30", "1.00.000.000 I a minute on", 4),
+        ("10:30:00", "── 2026-01-02 11:00:00 server/chat starts ──", 3),
+        ("11:10:00", "2026-01-02 11:30:00,123 INFO one that tells the time itself", 1),
+        ("12:00:00", "", 0),
+    ],
+)
+def test_lines_are_as_old_as_they_tell_or_as_the_one_before(tmp_path: Path, since: str, first: str, count: int) -> None:
+    (tmp_path / "log").write_text(STORY)
+    moment = time.mktime(time.strptime(f"2026-01-02 {since}", "%Y-%m-%d %H:%M:%S"))
+    found = history(tmp_path / "log", 0, moment)
+    assert (found[0] if found else "", len(found)) == (first, count)
+    assert history(tmp_path / "log", 2, moment) == found[-2:]
+
+
+def test_older_files_count_where_the_newest_is_short(tmp_path: Path) -> None:
+    for name, text in (("log.2", "a\nb\n"), ("log.1", "c\nd\n"), ("log", "e\n")):
+        (tmp_path / name).write_text(text)
+    assert history(tmp_path / "log", 1) == ["e"]
+    assert history(tmp_path / "log", 4) == ["b", "c", "d", "e"]
+    assert history(tmp_path / "log", 0) == ["a", "b", "c", "d", "e"]
+    assert history(tmp_path / "nothing", 5) == []
+
+
+def test_what_is_added_is_followed_through_cutting_and_replacing(tmp_path: Path, files: Files) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"old\n")
+    follower = Follower(path)
+    assert follower.more() == b""
+    with path.open("ab") as log:
+        log.write(b"one\n")
+    assert follower.more() == b"one\n"
+    with path.open("ab") as log:
+        log.write(b"unread\n" + b"x" * LIMIT)
+    rotate(path, files)
+    with path.open("ab") as log:
+        log.write(b"two\n")
+    read = follower.more()
+    assert read.startswith(b"unread\nxxx")
+    assert read.endswith(b"xtwo\n")
+    path.write_bytes(b"3\n")  # cut by somebody else
+    assert follower.more() == b"3\n"
+    path.unlink()
+    assert follower.more() == b""
+    path.write_bytes(b"4\n")
+    assert Follower(tmp_path / "later").more() == b""
+
+
+def test_what_came_too_fast_is_told(tmp_path: Path, files: Files) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * (3 * LIMIT))
+    follower = Follower(path)
+    rotate(path, files)
+    assert (tmp_path / "log.1").stat().st_size == LIMIT
+    assert "faster than it could be shown" in follower.more().decode()
 
 
 def test_a_short_log_stays(tmp_path: Path, files: Files) -> None:

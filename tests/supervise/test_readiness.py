@@ -108,12 +108,13 @@ async def test_a_slow_engine_is_ready_once_its_model_is_loaded(stage: Stage) -> 
 @pytest.mark.parametrize(
     ("switches", "argv", "code", "kind"),
     [
-        ("exit-at-once=3", (), "PROCESS_EXITED", FaultClass.TRANSIENT),
+        ("exit-at-once=3", (), "PROCESS_ERROR", FaultClass.TRANSIENT),
         ("oom", (), "OUT_OF_MEMORY", FaultClass.NEEDS_HUMAN),
-        ("crash-after=0.2,never-ready", (), "PROCESS_EXITED", FaultClass.TRANSIENT),
+        ("exit-at-once=0", (), "PROCESS_EXITED", FaultClass.TRANSIENT),
+        ("crash-after=0.2,never-ready", (), "PROCESS_ERROR", FaultClass.TRANSIENT),
         ("", ("--model", "/nowhere/m.gguf"), "MODEL_FILE_NOT_FOUND", FaultClass.TRANSIENT),
     ],
-    ids=["exit", "memory", "crash", "no model"],
+    ids=["exit", "as if done", "memory", "crash", "no model"],
 )
 async def test_an_engine_that_ends_says_why(
     stage: Stage, switches: str, argv: tuple[str, ...], code: str, kind: FaultClass
@@ -128,7 +129,7 @@ async def test_the_words_of_the_one_before_do_not_count(stage: Stage) -> None:
     stage.log.write_text("ggml: out of memory\n")
     stage.start("exit-at-once=3")
     fault = await stage.fails(log_start=len("ggml: out of memory\n"))
-    assert fault.code == "PROCESS_EXITED"
+    assert fault.code == "PROCESS_ERROR"
     assert fault.message.startswith("the process exited with code 3")
 
 

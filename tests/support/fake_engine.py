@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Stands in for llama-server: a real process with its flags and endpoints, and faults that a real one has on bad days.
 
-Promises: standard library only; one process (`fork-grandchildren` apart); answers only on --host and --port; long and
-short flags of llama-server are accepted, unknown ones are ignored with their values. The API key comes from
-LLAMA_API_KEY, --api-key or --api-key-file. SIGTERM and SIGINT end it with 0, a model file that does not exist with 1, a
-port that is taken with 1.
+Promises: standard library only; one process (`fork-grandchildren` and `leaves-the-group` apart); answers only on --host
+and --port; long and short flags of llama-server are accepted, unknown ones are ignored with their values. The API key
+comes from LLAMA_API_KEY, --api-key or --api-key-file. SIGTERM and SIGINT end it with 0, a model file that does not
+exist with 1, a port that is taken with 1.
 
 FAKE_ENGINE, separated by commas, switches:
 
     exit-at-once=CODE    end instead of starting (--version and --help still work)
+    exit-on-usr1=CODE    end with it when SIGUSR1 comes (1)
     oom                  print an allocation failure as llama.cpp does and end with 1
     wrong-owner          run without ever binding the port
     never-ready          /health says 503 "Loading model" for ever
@@ -17,6 +18,10 @@ FAKE_ENGINE, separated by commas, switches:
     crash-after=SECONDS  die of SIGABRT that long after the start
     ignore-sigterm       SIGTERM and SIGINT have no effect, on grandchildren either
     fork-grandchildren   start two sleeping processes in the same process group
+    leaves-the-group     start a sleeping process in a session of its own
+    leaks-memory[=BYTES] take so much more memory each second (50000000)
+    closes-port-but-lives[=SECONDS]  that long after being ready (1), stop listening and do nothing more
+    ready-then-503[=SECONDS]  that long after being ready (1), /health says 503 for ever, as for a broken GPU
     flood-log[=BYTES]    write that much to stderr each second (1000000)
     chunks=N             length of an answer in tokens (20)
     chunk-ms=N           delay before each token (0)
@@ -34,6 +39,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import socketserver
 import subprocess
 import sys
@@ -49,6 +55,7 @@ from urllib.parse import urlsplit
 VERSION = "11434"
 SWITCHES = (
     "exit-at-once",
+    "exit-on-usr1",
     "oom",
     "wrong-owner",
     "never-ready",
@@ -58,6 +65,10 @@ SWITCHES = (
     "crash-after",
     "ignore-sigterm",
     "fork-grandchildren",
+    "leaves-the-group",
+    "leaks-memory",
+    "closes-port-but-lives",
+    "ready-then-503",
     "flood-log",
     "chunks",
     "chunk-ms",
@@ -95,7 +106,8 @@ FLAGS = (
     ("--cpu-moe", "-cmoe", "", "keep all Mixture of Experts weights in the CPU"),
     ("--n-cpu-moe", "-ncmoe", "N", "keep the MoE weights of the first N layers in the CPU"),
     ("--override-kv", "", "KEY=TYPE:VALUE", "override model metadata by key"),
-    ("--lora", "", "FNAME", "path to LoRA adapter"),
+    ("--lora", "", "FNAME", "path to LoRA adapter (can be repeated to use multiple adapters)"),
+    ("--lora-scaled", "", "FNAME:SCALE", "path to LoRA adapter with its scaling (can be repeated)"),
     ("--model", "-m", "FNAME", "model path to load"),
     ("--mmproj", "-mm", "FILE", "path to a multimodal projector file"),
     ("--no-mmproj", "", "", "disable multimodal projector"),
@@ -135,7 +147,10 @@ FLAGS = (
     ("--warmup", "", "", "perform warmup with an empty run"),
     ("--no-warmup", "", "", "skip warming up the model with an empty run"),
     ("--seed", "-s", "SEED", "RNG seed"),
-    ("--temp", "", "N", "temperature"),
+    ("--temp", "", "N", "temperature (default: 0.80)"),
+    ("--top-k", "", "N", "top-k sampling (default: 40, 0 = disabled)"),
+    ("--top-p", "", "N", "top-p sampling (default: 0.95, 1.0 = disabled)"),
+    ("--sleep-idle-seconds", "", "SECONDS", "seconds of idleness after which it sleeps (default: -1)"),
     ("--log-disable", "", "", "log disable"),
     ("--log-file", "", "FNAME", "log to file"),
     ("--log-colors", "", "[on|off|auto]", "set colored logging"),
@@ -190,6 +205,12 @@ class Engine:
     @property
     def ready(self) -> bool:
         return "never-ready" not in self.switches and time.monotonic() >= self._ready_at
+
+    def after_ready(self, switch: str) -> bool:
+        """Whether it has been ready for as long as a switch says."""
+        if switch not in self.switches or not self.ready:
+            return False
+        return time.monotonic() >= self._ready_at + self.switches.number(switch, 1)
 
     @property
     def hung(self) -> bool:
@@ -296,6 +317,8 @@ class Handler(BaseHTTPRequestHandler):
     # --- endpoints ----------------------------------------------------------------------------------------------------
 
     def _health(self) -> None:
+        if self.engine.after_ready("ready-then-503"):
+            raise Refusal(503, "unavailable_error", "the device is lost")
         self._json({"status": "ok"})
 
     def _models(self) -> None:
@@ -455,6 +478,8 @@ def serve(options: Options, switches: Switches) -> int:
         return 1
     log(f"main: server is listening on http://{options.host}:{server.server_port}")
     threading.Thread(target=announce, args=(Handler.engine,), daemon=True).start()
+    if "closes-port-but-lives" in switches:
+        threading.Thread(target=deafen, args=(Handler.engine, server), daemon=True).start()
     server.serve_forever(poll_interval=3600)
     return 0
 
@@ -464,6 +489,27 @@ def announce(engine: Engine) -> None:
     while not engine.ready:
         time.sleep(0.02)
     log("main: model loaded")
+
+
+def deafen(engine: Engine, server: Server) -> None:
+    while not engine.after_ready("closes-port-but-lives"):
+        time.sleep(0.02)
+    log("fake: the port is closed")
+    server.socket.shutdown(socket.SHUT_RDWR)
+    os.dup2(os.open(os.devnull, os.O_RDWR), server.socket.fileno())  # under the loop, which goes on as if
+
+
+def leak(bytes_per_second: float) -> None:
+    """Until there is no more; then as a server in C++ ends."""
+    kept = []
+    try:
+        while True:
+            kept.append(b"x" * int(bytes_per_second / 20))
+            time.sleep(0.05)
+    except MemoryError:
+        kept.clear()
+        log("terminate called after throwing an instance of 'std::bad_alloc'")
+        os._exit(1)
 
 
 def flood(bytes_per_second: float) -> None:
@@ -489,6 +535,8 @@ def install_signals(switches: Switches) -> None:
             signal.signal(number, signal.SIG_IGN)  # inherited by grandchildren
         else:
             signal.signal(number, lambda *_: os._exit(0))
+    if "exit-on-usr1" in switches:
+        signal.signal(signal.SIGUSR1, lambda *_: os._exit(int(switches.number("exit-on-usr1", 1))))
 
 
 def usage() -> str:
@@ -555,7 +603,11 @@ def main(argv: list[str]) -> int:
     if "fork-grandchildren" in switches:
         for _ in range(2):
             subprocess.Popen(["sleep", str(GRANDCHILD_SECONDS)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    for name, work, default in (("crash-after", crash, 0.0), ("flood-log", flood, 1e6)):
+    if "leaves-the-group" in switches:
+        void = subprocess.DEVNULL
+        subprocess.Popen(["sleep", str(GRANDCHILD_SECONDS)], stdin=void, stdout=void, start_new_session=True)
+    works = (("crash-after", crash, 0.0), ("flood-log", flood, 1e6), ("leaks-memory", leak, 50e6))
+    for name, work, default in works:
         if name in switches:
             threading.Thread(target=work, args=(switches.number(name, default),), daemon=True).start()
     if "wrong-owner" in switches:

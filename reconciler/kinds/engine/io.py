@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from dataclasses import replace
+from pathlib import Path
 
 from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Action
-from reconciler.core.state import Absent, Declared, Found, Observation
+from reconciler.core.state import Absent, Declared, Found, HostFacts, Observation
+from reconciler.host.bulk import in_bulk
 from reconciler.kinds.base import Tools
-from reconciler.kinds.engine.rules import EngineRules, EngineState
-from reconciler.kinds.engine.spec import EngineSpec
+from reconciler.kinds.engine import flags as help_text
+from reconciler.kinds.engine.help import flags_of
+from reconciler.kinds.engine.mark import MARK, marked, python
+from reconciler.kinds.engine.rules import EngineRules, EngineState, Missing, Offer, Template
+from reconciler.kinds.engine.spec import EngineSpec, pinned
+from reconciler.kinds.engine.variants import Refusal
+from reconciler.store.blobs import token
 
 HOST_PROGRAM = Path(__file__).with_name("llama_host.py")
-MARK = ".installed"  # written last: an environment without it is a half-made one
+MLX_SERVER = ("-m", "mlx_lm", "server", "--model", "{model_path}", "--host", "{host}", "--port", "{port}")
 
 
 def python_tag() -> str:
@@ -35,59 +41,234 @@ class EngineKind:
         owned = tools.ledger.owned()
         out: dict[Ref, Observation] = {}
         for ref in refs:
-            spec = desired[ref].spec if ref in desired else EngineSpec(**owned[ref].spec)
-            out[ref] = _look(spec, tools)
+            mine = EngineSpec.of(owned[ref].spec) if ref in owned else None
+            if ref in desired:
+                out[ref] = _wanted(ref, desired[ref], mine, tools)
+            elif mine is not None:
+                state = _look(mine, tools)
+                out[ref] = Found(state) if state is not None else Absent()
         return out
 
     async def apply(self, action: Action, ref: Ref, declared: Declared | None, tools: Tools) -> None:
         match action.verb:
+            case "resolve":
+                assert declared is not None
+                await _resolve(declared.spec, tools)
+                return
             case "install":
                 assert declared is not None
                 async with tools.downloads:
-                    await _install(ref, declared.spec, tools)
+                    tools.ledger.own(ref, declared.digest, await _installed(ref, declared.spec, tools))
+                return
             case "renew":
                 assert declared is not None
-                await _renew(declared.spec, tools)
+                await _renew(ref, declared.spec, tools)
                 return
             case "adopt":
                 assert declared is not None
-                _usable(declared.spec)
+                _usable(declared.spec, tools)
+                tools.ledger.own(ref, declared.digest, known(declared.spec, tools))
+                return
             case "purge":
-                spec = EngineSpec(**tools.ledger.owned()[ref].spec)
-                await asyncio.to_thread(tools.files.remove_tree, tools.layout.engines / spec.folder)
-        if declared is None:
-            tools.ledger.disown(ref)
-        else:
-            tools.ledger.own(ref, declared.digest, declared.spec)
+                spec = EngineSpec.of(tools.ledger.owned()[ref].spec)
+                if spec.folder and not _shared(ref, spec, tools):
+                    await in_bulk(tools.files.remove_tree, tools.layout.engines / spec.folder)
+        tools.ledger.disown(ref)
 
     def sweep(self, tools: Tools) -> None:
         owned = [o for ref, o in tools.ledger.owned().items() if ref.kind == self.name]
-        needed = {EngineSpec(**o.spec).folder for o in owned}
+        needed = {EngineSpec.of(o.spec).folder for o in owned}
         for folder in tools.layout.engines.glob("*"):
             if folder.name not in needed:
                 tools.files.remove_tree(folder)
 
 
-def _look(spec: EngineSpec, tools: Tools) -> Observation:
+def _shared(ref: Ref, spec: EngineSpec, tools: Tools) -> bool:
+    """Whether another engine lies in the same folder."""
+    others = (o for r, o in tools.ledger.owned().items() if r.kind == EngineKind.name and r != ref)
+    return any(EngineSpec.of(o.spec).folder == spec.folder for o in others)
+
+
+# -- looking ----------------------------------------------------------------------------------------------------------
+
+
+def known(spec: EngineSpec, tools: Tools, host: HostFacts | None = None) -> EngineSpec:
+    """The spec with what was found of its source, where the lock does not say."""
+    if spec.files or not (spec.released or spec.packaged) or spec.type == "embedded":
+        return spec
+    facts = tools.ledger.pins().get(spec.pin)
+    return pinned(spec, facts, host or tools.host()) if facts else spec
+
+
+def _wanted(ref: Ref, declared: Declared, mine: EngineSpec | None, tools: Tools) -> Observation:
+    """What the manifest means; where that failed to come, what was installed before it."""
+    host = tools.host()
+    spec = known(declared.spec, tools, host)
+    state = _look(spec, tools)
+    if state is not None:
+        return Found(state)
+    offer = _offer(spec, host, tools)
+    trouble = tools.ledger.troubles().get(ref)
+    failed = trouble is not None and trouble.digest == declared.attempt  # else it is still being tried
+    if mine is not None and trouble is not None and failed and (before := _look(mine, tools)) is not None:
+        return Found(replace_state(before, trouble.message, offer))
+    return Missing(_absence(spec), offer)
+
+
+def replace_state(before: EngineState, why: str, offer: Offer) -> EngineState:
+    """What was installed before, as what is in use for now."""
+    return replace(before, why=why, variant="", considered=(), fallback=True, offer=offer)
+
+
+def _absence(spec: EngineSpec) -> str:
+    return f"{spec.path} is not an executable file" if spec.path else ""
+
+
+def _look(spec: EngineSpec, tools: Tools) -> EngineState | None:
+    """An engine that is there and whole; None where it is not."""
+    if spec.type == "command":
+        return _command(spec, tools)
+    if spec.path:
+        program = _program(spec)
+        if program is None:
+            return None
+        seen, told = token(program.resolve()) or "", flags_of(program)
+        title = f"{program} ({told.version})" if told.version else str(program)
+        return EngineState((str(program),), title, owned=False, token=seen, flags=told)
+    folder = tools.layout.engines / spec.folder
+    if not spec.folder or not (folder / MARK).is_file():
+        return None
     if spec.type == "embedded":
-        folder = tools.layout.engines / spec.folder
-        if not (folder / MARK).is_file() or not _python(folder).exists():
-            return Absent()
-        return Found(EngineState((str(_python(folder)), str(HOST_PROGRAM)), f"xllamacpp {spec.version}"))
+        return _embedded(spec, folder)
+    return _made(spec, folder, tools)
+
+
+def _embedded(spec: EngineSpec, folder: Path) -> EngineState | None:
+    from_wheel = (str(python(folder)), str(HOST_PROGRAM))
+    if not python(folder).exists():
+        return None
+    told = help_text.embedded(spec.version)
+    return EngineState(from_wheel, f"xllamacpp {spec.version}", token=spec.folder, flags=told)
+
+
+def _made(spec: EngineSpec, folder: Path, tools: Tools) -> EngineState | None:
+    about = marked(folder)
+    start = folder / about.get("start", "") if about is not None else folder
+    if about is None or not (start.is_file() and os.access(start, os.X_OK)):
+        return None
+    title = f"{spec.type} {about.get('version') or spec.resolved}".rstrip()
+    if spec.type == "mlx":
+        template = Template((str(start), *MLX_SERVER), spec.http, spec.timeout, spec.env)
+        return EngineState((), title, token=spec.folder, template=template)
+    why, considered = about.get("why", ""), tuple[str, ...]()
+    if spec.released and not isinstance(found := spec.chosen(tools.host()), Refusal):
+        why, considered = found.why, found.considered
+    variant, told = about.get("variant", ""), flags_of(start)
+    return EngineState((str(start),), title, True, spec.folder, variant, why, considered, flags=told)
+
+
+def _command(spec: EngineSpec, tools: Tools) -> EngineState | None:
+    program = _called(spec, tools)
+    if program is None:
+        return None
+    template = Template((program, *spec.argv[1:]), spec.http, spec.timeout, spec.env)
+    return EngineState((), spec.argv[0], owned=False, token=token(Path(program).resolve()) or "", template=template)
+
+
+def _called(spec: EngineSpec, tools: Tools) -> str | None:
+    """The program of a command: a name is looked for in PATH, a relative path counts from the manifest's folder."""
+    name = spec.argv[0]
+    return shutil.which(str(tools.base / Path(name).expanduser()) if "/" in name or name.startswith("~") else name)
+
+
+def _program(spec: EngineSpec) -> Path | None:
+    """The program of a path; a bare name that is not beside the manifest may be in PATH."""
     path = Path(spec.path).expanduser()
-    if not (path.is_file() and os.access(path, os.X_OK)):
-        return Absent(f"{path} is not an executable file")
-    return Found(EngineState((str(path),), str(path), owned=False))
+    if not path.exists() and spec.program and (found := shutil.which(spec.program)):
+        path = Path(found)
+    return path if path.is_file() and os.access(path, os.X_OK) else None
 
 
-def _usable(spec: EngineSpec) -> None:
-    if spec.type != "llama.cpp":
+def _offer(spec: EngineSpec, host: HostFacts, tools: Tools) -> Offer:
+    """What would be installed, by the lock, the ledger, or a look ahead."""
+    if spec.type == "mlx" and (host.os, host.arch) != ("macos", "arm64"):
+        here = f"{host.os}/{host.arch}"
+        return Offer(refused=f"mlx runs on Macs with Apple silicon only, and this is {here}", hint="use llama.cpp")
+    sure, ahead = bool(spec.files), {}
+    if not sure and spec.pin in tools.ahead:
+        ahead = json.loads(tools.ahead[spec.pin])
+        spec = pinned(spec, ahead, host)
+    if fault := ahead.get("fault"):
+        told = {"refused": fault["message"], "hint": fault["hint"]} if fault["final"] else {"problem": fault["message"]}
+        return Offer(size=None, **told)
+    if not spec.files:
+        return Offer(size=None)
+    if not spec.released:
+        return Offer(spec.resolved, known=sure, size=spec.files[0].size or None)
+    found = spec.chosen(host)
+    if isinstance(found, Refusal):
+        what = spec.origin.removeprefix("github:")
+        return Offer(spec.resolved, refused=f"{what}: {found.reason}", hint=found.hint, considered=found.considered)
+    missing = [file for name in found.names if not tools.blobs.holds((file := spec.file(name)).sha256)]
+    size = sum(file.size for file in missing) if all(file.size for file in missing) else None
+    return Offer(spec.resolved, found.variant, found.why, found.considered, size, known=sure)
+
+
+# -- changing ---------------------------------------------------------------------------------------------------------
+
+
+async def _resolve(spec: EngineSpec, tools: Tools) -> None:
+    if spec.packaged:
+        from reconciler.kinds.engine import packages
+
+        await packages.resolve(spec, tools)
+    else:
+        from reconciler.kinds.engine import install
+
+        await install.resolve(spec, tools)
+
+
+async def _installed(ref: Ref, spec: EngineSpec, tools: Tools) -> EngineSpec:
+    """Install what is meant → the spec with what that is. Raises Fault; what was in use before is untouched."""
+    if spec.packaged:
+        from reconciler.kinds.engine import packages
+
+        if spec.type == "embedded":
+            return await packages.install_embedded(ref, spec, tools)
+        return await packages.install(ref, spec, tools)
+    from reconciler.kinds.engine import install
+
+    return await install.install(ref, spec, tools)
+
+
+async def _renew(ref: Ref, spec: EngineSpec, tools: Tools) -> None:
+    """Find out what its source is now. What is in use stays so until that is installed."""
+    if spec.packaged:
+        from reconciler.kinds.engine import packages
+
+        await (packages.renew_embedded if spec.type == "embedded" else packages.resolve)(spec, tools)
+    elif spec.released:
+        from reconciler.kinds.engine import install
+
+        async with tools.downloads:
+            await install.renew(ref, spec, tools)
+
+
+def _usable(spec: EngineSpec, tools: Tools) -> None:
+    if spec.type == "command" and _called(spec, tools) is None:
+        raise Fault(
+            "BINARY_NOT_FOUND",
+            f"{spec.argv[0]} is not a program that can be run here",
+            hint="install it, or correct the first word of `argv`",
+            kind=FaultClass.NEEDS_HUMAN,
+        )
+    if not spec.path or _program(spec) is not None:
         return
     path = Path(spec.path).expanduser()
     if not path.is_file():
         raise Fault(
             "BINARY_NOT_FOUND",
-            f"{path} does not exist",
+            f"{path} does not exist" + (f", and {spec.program} is not in PATH" if spec.program else ""),
             hint="give the path of a llama-server program, or use type: embedded",
             kind=FaultClass.NEEDS_HUMAN,
         )
@@ -95,65 +276,3 @@ def _usable(spec: EngineSpec) -> None:
         raise Fault(
             "BINARY_NOT_EXECUTABLE", f"{path} may not be executed", hint=f"chmod +x {path}", kind=FaultClass.NEEDS_HUMAN
         )
-
-
-async def _install(ref: Ref, spec: EngineSpec, tools: Tools) -> None:
-    """Make the environment under its final name (a venv cannot be moved); the mark makes it count."""
-    from reconciler.sources.pypi import pip_fault, run_pip
-
-    folder = tools.layout.engines / spec.folder
-    await asyncio.to_thread(tools.files.remove_tree, folder)
-    tools.files.folder(folder.parent)
-    tools.progress(ref, f"installing xllamacpp {spec.version}", 0, None)
-    with tools.effects("venv", folder):
-        await _run([sys.executable, "-m", "venv", "--without-pip", str(folder)], ref)
-    wanted, report = folder / "wanted.txt", folder / "report.json"
-    locked = f" --hash=sha256:{spec.locked}" if spec.locked else ""
-    tools.files.write(wanted, f"xllamacpp=={spec.version}{locked}\n".encode())
-    argv = [sys.executable, "-m", "pip", "--python", str(_python(folder)), "install", "--quiet", "--no-deps"]
-    argv += ["--disable-pip-version-check", "--only-binary", ":all:", "--no-compile"]
-    argv += ["--report", str(report), "--requirement", str(wanted)]
-    with tools.effects("pip-install", folder):
-        _, err, code = await run_pip(argv)
-    if code:
-        raise pip_fault(f"xllamacpp=={spec.version}", err)
-    if (facts := _installed(report)) is not None:
-        tools.ledger.pin(spec.pin, facts)
-    await _run([str(_python(folder)), "-c", "import xllamacpp"], ref)  # the smoke test: it loads on this machine
-    tools.files.write(folder / MARK, f"{spec.version}\n".encode())
-
-
-async def _renew(spec: EngineSpec, tools: Tools) -> None:
-    """Find out which wheel it would be installed from now."""
-    from reconciler.sources.pypi import wheel_of
-
-    if spec.source:
-        wheel = await wheel_of(spec.source.removeprefix("pypi:"))
-        if wheel.sha256:
-            tools.ledger.pin(spec.pin, {"name": wheel.name, "sha256": wheel.sha256})
-
-
-def _installed(report: Path) -> dict[str, str] | None:
-    """What pip says that it installed: the wheel's name and sha256."""
-    found = json.loads(report.read_text())["install"][0]["download_info"]
-    sha256 = found.get("archive_info", {}).get("hashes", {}).get("sha256")
-    name = PurePosixPath(unquote(urlsplit(found["url"]).path)).name
-    return {"name": name, "sha256": sha256} if sha256 else None
-
-
-async def _run(argv: list[str], ref: Ref) -> None:
-    from reconciler.sources.pypi import run_pip
-
-    _, err, code = await run_pip(argv)
-    if code:
-        last = (err.strip().splitlines() or [f"exit code {code}"])[-1]
-        raise Fault(
-            "ENGINE_BROKEN",
-            f"{ref}: {last}",
-            hint="a Python with the venv module is needed (on Debian: apt install python3-venv)",
-            kind=FaultClass.NEEDS_HUMAN,
-        )
-
-
-def _python(folder: Path) -> Path:
-    return folder / "bin" / "python"

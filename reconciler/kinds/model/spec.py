@@ -32,10 +32,11 @@ from reconciler.core.section import (
 )
 from reconciler.gguf.quant import Quant
 from reconciler.kinds.fit import PLAIN, Demand
+from reconciler.kinds.options import allowed_name, allowed_value, distinct
 
 Cache = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 HF = r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+(@[A-Za-z0-9][A-Za-z0-9._/-]*)?"  # Hugging Face
-Scalar = bool | int | float | str
+Single = bool | int | float | str
 
 
 def _source(text: str) -> str:
@@ -112,6 +113,19 @@ class MemoryLimit(Section):
     """Memory in all, of the machine and of its GPUs: `6GiB`."""
 
 
+class LimitsSection(Section):
+    """What the process of a server may take of the machine. Kept by the kernel from its first instruction on; on
+    Linux only."""
+
+    memory: Size | None = None
+    """Memory that it may allocate, beside the model file that it maps: `6GiB`. One that asks for more fails, instead of
+    slowing down the whole machine."""
+    open_files: Annotated[int, Field(ge=16, le=1 << 20, strict=True)] | None = None
+    """Files and connections that it may have open."""
+    cpus: tuple[Annotated[int, Field(ge=0, lt=4096, strict=True)], ...] = ()
+    """The cores that it may run on, by their numbers: `[0, 1]`."""
+
+
 class HubSection(Section):
     """A hub of model repositories, and what stands in front of it."""
 
@@ -156,8 +170,19 @@ class ModelSection(Entry):
     """Layers to offload to the GPU."""
     cache_type: CacheType = CacheType()
     """Number formats of the KV cache."""
-    options: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], Scalar] = {}
-    """More llama-server flags by their long names, without the dashes: `flash_attn: on`."""
+    options: Annotated[
+        dict[
+            Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$"), AfterValidator(allowed_name)],
+            Annotated[
+                Annotated[Single, Tag("plain")] | Annotated[tuple[Single, ...], Field(min_length=1), Tag("list")],
+                SHAPE,
+                AfterValidator(allowed_value),
+            ],
+        ],
+        AfterValidator(distinct),
+    ] = {}
+    """More llama-server flags by their long names, without the dashes: `flash_attn: on`. A list gives a flag more than
+    once. They are checked against what the engine says of itself; `reconcile explain models.NAME.options` lists it."""
     env: dict[Variable, str] = {}
     """Environment variables for the server process. Not for secrets."""
     lora: tuple[Annotated[Annotated[Source, Tag("plain")] | Annotated[Lora, Tag("mapping")], SHAPE], ...] = ()
@@ -172,6 +197,10 @@ class ModelSection(Entry):
     """Whose download goes first, and whose server is unloaded last where memory is short: the higher."""
     memory: MemoryLimit = MemoryLimit()
     """What its server may take."""
+    limits: LimitsSection = LimitsSection()
+    """What its process may take of the machine."""
+    nice: Annotated[int, Field(ge=0, le=19, strict=True)] = 0
+    """How far its process steps back when the processor is wanted by others: 0 not at all, 19 as far as it goes."""
     force: Truth = False
     """Whether to start it although it does not seem to fit the memory."""
     mcp: Annotated[tuple[Name, ...], Later()] = ()

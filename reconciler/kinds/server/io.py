@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from reconciler.core.diagnostics import Fault
+from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Action
 from reconciler.core.state import Absent, Declared, Found, Observation
@@ -15,16 +16,25 @@ from reconciler.host.probes import free_port
 from reconciler.host.process import Identity, cpu_seconds, memory
 from reconciler.kinds.base import Tools
 from reconciler.kinds.fit import judged
+from reconciler.kinds.flags import Unfit
 from reconciler.kinds.server.rules import Instance, ServerRules, ServerState, artifacts, demand
 from reconciler.kinds.server.spec import Paths, ServerSpec, arguments
-from reconciler.kinds.workload import Launch, new_nonce, row_phase, row_silent, start, stop
+from reconciler.kinds.workload import (
+    Launch,
+    loading_rate,
+    new_nonce,
+    note_rate,
+    row_phase,
+    row_silent,
+    start,
+    stop,
+)
 from reconciler.store.ledger import ProcessRow
 from reconciler.store.views import together
-from reconciler.supervise.readiness import healthy, wait_ready
+from reconciler.supervise.readiness import LEAST, healthy, start_budget, wait_ready
 
 HOST = "127.0.0.1"
-START_LEAST = 60.0  # seconds that any model may take to load
-START_RATE = 20e6  # bytes a second of a slow disk: a big model may take its size over this much longer
+PATIENCE = 5.0  # seconds that a server may take to say that it lives
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 
 
@@ -67,7 +77,7 @@ class ServerKind:
     async def answers(self, row: ProcessRow, tools: Tools) -> bool:
         """Its /health answers; or it is at work: long generations may keep every thread that could answer busy."""
         before = _cpu(row)
-        if await healthy(row.host, row.port, timeout=5.0):
+        if await healthy(row.host, row.port, timeout=PATIENCE):
             return True
         gateway = tools.look(Ref("gateway", "main"))
         return gateway is not None and row.nonce in gateway.inflight and _cpu(row) > before
@@ -113,27 +123,39 @@ async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
     layers = fit.found.gpu_layers if fit is not None and host.devices and spec.gpu_layers < 0 else spec.gpu_layers
     nonce, key = new_nonce(), secrets.token_urlsafe(32)
     port = free_port(HOST)
-    budget = START_LEAST + size / START_RATE
+    budget = start_budget(size, loading_rate(tools))
 
     async def ready(identity: Identity, log: Path, log_start: int) -> None:
         tools.progress(ref, "loading", 0, None)
-        await wait_ready(tools.processes, identity, HOST, port, budget, log, log_start)
+        began = time.monotonic()
+        await wait_ready(tools.processes, identity, HOST, port, budget, log, log_start, spec.limits.memory)
+        note_rate(size, time.monotonic() - began, tools)
 
     await start(
         Launch(
             ref,
             declared.digest,
-            [*engine.argv, *arguments(spec, paths, HOST, port, layers)],
+            [*engine.argv, *_arguments(spec, paths, port, layers, engine)],
             {**dict(spec.env), "LLAMA_API_KEY": key},
             HOST,
             port,
-            {key: state.token for key, state in made},
+            {key: state.token for key, state in (*made, ("engine", engine)) if state.token},
             nonce,
             key,
             ready,
+            spec.limits,
         ),
         tools,
     )
+
+
+def _arguments(spec: ServerSpec, paths: Paths, port: int, layers: int, engine: Any) -> list[str]:
+    """Raises Fault where the engine has become another one since the plan was made."""
+    try:
+        return arguments(spec, paths, HOST, port, layers, engine.flags)
+    except Unfit as error:
+        hint = "change `options`, or use another engine version"
+        raise Fault("INVALID_ARGUMENT", str(error), hint=hint, kind=FaultClass.PERMANENT) from error
 
 
 def _paths(spec: ServerSpec, made: Mapping[str, Any], tools: Tools) -> Paths:
@@ -156,7 +178,7 @@ async def _await(row: ProcessRow | None, tools: Tools) -> None:
         raise Fault("PROCESS_EXITED", "the process is gone")
     log = Path(row.log)
     try:
-        await wait_ready(tools.processes, row.identity, row.host, row.port, START_LEAST * 5, log, 0)
+        await wait_ready(tools.processes, row.identity, row.host, row.port, LEAST * 5, log, 0)
     except Fault:
         await stop(row, tools, GRACE)
         raise

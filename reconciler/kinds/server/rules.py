@@ -18,16 +18,18 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
 from typing import Any
 
 from reconciler.core.ids import Ref, canonical
+from reconciler.core.limits import Limits
 from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price, human_bytes
 from reconciler.core.residency import Asked, Resident, Standing, decide, reserve, too_large
 from reconciler.core.state import VOLATILE, Declared, Drift, Found, Unknown, World
 from reconciler.core.status import Condition, no, yes
 from reconciler.kinds.fit import NONE, Demand, Fit, judged
+from reconciler.kinds.flags import FlagSet, unfit
 from reconciler.kinds.server.spec import ServerSpec
 from reconciler.supervise.machine import Phase as Life
 
@@ -115,6 +117,8 @@ class ServerRules:
             return yes("Ready", "Outdated", "the earlier version serves until its successor is ready"), *rest
         if any(i.life is Life.UNRESPONSIVE for i in living):
             return no("Ready", "Unresponsive", "it runs, but does not answer"), *rest
+        if not living and (wrong := refused(declared.spec, world)):
+            return no("Ready", "OptionsRefused", wrong), *rest
         return no("Ready", "Starting" if living else "NotStarted"), *rest
 
 
@@ -212,7 +216,10 @@ def room(world: World, bound: int) -> int:
 
 
 def is_fresh(instance: Instance, declared: Declared, world: World) -> bool:
-    """Made from the wanted spec and the model file as it is now, and not hung, leaving or without its key."""
+    """Made from the wanted spec, the model file and the engine as they are; not hung, leaving or without its key."""
+    engine = world.found(Ref("engine", declared.spec.engine))
+    if engine is not None and not engine.fallback and instance.inputs.get("engine", engine.token) != engine.token:
+        return False
     if instance.digest != declared.digest or instance.life not in (Life.STARTING, Life.READY) or not instance.keyed:
         return False
     # While a file is being proved or fetched again nothing is known against the running one.
@@ -239,8 +246,15 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
     size = _size(spec, world)
     standing = world.standing.get(ref)
     waits = _waits_for(spec, world) or (standing.hold if standing is not None else "")
-    told = _told(fit, spec.context)
-    begin = Action(Phase.START, "start", f"start a process and wait until it is ready{told}", hold=waits)
+    if wrong := refused(spec, world):
+        return Change(ref, Op.DENIED, wrong, where=declared.where, wrong=True)
+    if not waits and world.found(Ref("engine", spec.engine)).fallback and any(serves(i) for i in stale):
+        waits = f"the earlier engine serves until engine/{spec.engine} is installed"
+    turn = _rolls(ref, spec, world) if not waits and any(serves(i) for i in stale) else None
+    waits = f"waits for {turn}: {ONE_AT_A_TIME}" if turn is not None else waits
+    told = _told(fit, spec.context) + _unchecked(spec, world)
+    args = {"turn": turn} if turn is not None else {}
+    begin = Action(Phase.START, "start", f"start a process and wait until it is ready{told}", args, waits)
     hung = any(i.life is Life.UNRESPONSIVE for i in stale)
     leaving = [i for i in stale if i.life is not Life.RETIRING]
     tight = bool(stale) and size > world.host.memory_available > 0
@@ -325,6 +339,66 @@ def _stops(instances: Iterable[Instance], world: World, patient: bool = False) -
     return (*retires, *stops)
 
 
+ONE_AT_A_TIME = "one server of an engine is replaced at a time"
+
+
+def _rolls(ref: Ref, spec: ServerSpec, world: World) -> Ref | None:
+    """Whom a server that serves waits for when its engine has changed: the one whose turn it is."""
+    turn = turn_of(spec.engine, world) if _engine_changed(ref, spec, world) else None
+    return turn if turn != ref else None
+
+
+def turn_of(engine: str, world: World) -> Ref | None:
+    """Which of the servers on a changed engine is replaced now; None where none is.
+
+    One that is half replaced comes first, then those that have not failed yet, by name, then the others, the least
+    tried first: so a server that cannot be started with the new engine keeps nobody waiting for ever.
+    """
+    global _turns
+    if _turns[0] is not world:  # asked for every server of one look: found out once
+        _turns = (world, _find_turns(world))
+    return _turns[1].get(engine)
+
+
+_turns: tuple[World | None, Mapping[str, Ref]] = (None, {})
+
+
+def _find_turns(world: World) -> dict[str, Ref]:
+    queue: dict[str, list[tuple[int, int, Ref]]] = {}
+    for ref, declared in world.desired.items():
+        if ref.kind != "server" or ref in world.paused:
+            continue
+        state: ServerState = world.found(ref) or ServerState()
+        fresh = any(i.digest == declared.digest and i.life in (Life.STARTING, Life.READY) for i in state.living)
+        old = any(i.digest != declared.digest for i in state.living)
+        trouble = world.troubles.get(ref)
+        if old and fresh:
+            queue.setdefault(declared.spec.engine, []).append((0, 0, ref))
+        elif old and _engine_changed(ref, declared.spec, world):
+            tried = trouble.count if trouble is not None and trouble.digest == declared.attempt else 0
+            queue.setdefault(declared.spec.engine, []).append((1, tried, ref))
+    out = {}
+    for engine, waiting in queue.items():
+        able = (ref for stage, _, ref in sorted(waiting) if not stage or _may_start(world.desired[ref].spec, world))
+        if (first := next(able, None)) is not None:
+            out[engine] = first
+    return out
+
+
+def _may_start(spec: ServerSpec, world: World) -> bool:
+    fit = fitting(spec, world)
+    return not _waits_for(spec, world) and (fit is None or not fit.refused or spec.force)
+
+
+def _engine_changed(ref: Ref, spec: ServerSpec, world: World) -> bool:
+    owned = world.owned.get(ref)
+    return owned is not None and owned.spec.get("engine_digest", spec.engine_digest) != spec.engine_digest
+
+
+def serves(instance: Instance) -> bool:
+    return instance.life is Life.READY and not instance.silent and instance.keyed
+
+
 def _waits_for(spec: ServerSpec, world: World) -> str:
     if world.found(Ref("engine", spec.engine)) is None:
         return f"waits for engine/{spec.engine}"
@@ -368,6 +442,31 @@ def demand(spec: ServerSpec, found: Callable[[Ref], Any]) -> Demand:
     )
 
 
+def refused(spec: ServerSpec, world: World) -> str:
+    """What of its options the engine does not take; empty where all is well, or where nothing is known of its flags."""
+    flags = _flags(spec, world) if spec.options else None
+    return "; ".join(unfit(spec.options, flags, f"engine/{spec.engine}")) if flags is not None else ""
+
+
+def _flags(spec: ServerSpec, world: World) -> FlagSet | None:
+    """The flags of its engine, also of one that is not here yet but known; None where they will show."""
+    ref = Ref("engine", spec.engine)
+    if (state := world.found(ref)) is not None:
+        return state.flags  # type: ignore[no-any-return]
+    declared = world.desired.get(ref)
+    return getattr(declared.spec, "foreknown", None) if declared is not None else None
+
+
+def _unchecked(spec: ServerSpec, world: World) -> str:
+    if not spec.options:
+        return ""
+    flags = _flags(spec, world)
+    if flags is None:
+        return "; its options are checked once the engine is there"
+    why = flags.why or "the flags of this engine are not known"
+    return "" if flags.known else f"; warning: its options are passed unchecked: {why}"
+
+
 def _told(fit: Fit | None, context: int) -> str:
     if fit is None:
         return ""
@@ -389,7 +488,7 @@ def _released(ref: Ref, world: World) -> int:
     return int(model.size * ROOM) if model is not None else 0
 
 
-SHOWN = ("engine", "task", "context", "parallel", "gpu_layers", "cache_k", "cache_v", "options", "env")
+SHOWN = ("engine", "task", "context", "parallel", "gpu_layers", "cache_k", "cache_v", "options", "env", "limits")
 PATHS = {"cache_k": "cache_type.k", "cache_v": "cache_type.v"}
 
 
@@ -406,6 +505,8 @@ def _fields(ref: Ref, before: Mapping[str, Any], spec: ServerSpec) -> tuple[Fiel
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Limits):
+        return {**asdict(value), "cpus": list(value.cpus)}
     return [list(pair) for pair in value] if isinstance(value, tuple | list) else value
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from reconciler.core.ids import digest_of
+from reconciler.core.limits import NO_LIMITS, Limits
 from reconciler.core.residency import Start
+from reconciler.kinds.flags import FlagSet, rendered
+from reconciler.kinds.options import Option
 
-Option = bool | int | float | str
-UNSEEN = ("extras", "at_most", "force", "start", "idle_timeout", "priority")  # extras only where there are some
+# No part of what runs; the first two are where they say something.
+UNSEEN = ("extras", "limits", "at_most", "force", "start", "idle_timeout", "priority")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +29,9 @@ class Extra:
 class ServerSpec:
     """`engine_digest` and `model_digest` make a change of either one a change of the server.
 
-    `gpu_layers` is -1 where it follows from the memory. `options` and `env` are sorted pairs. `at_most` (bytes of
-    memory, 0: no bound), `force`, `start`, `idle_timeout` (seconds, 0: never) and `priority` decide whether and
-    when it runs, and are not part of what runs.
+    `gpu_layers` is -1 where it follows from the memory. `options` and `env` are sorted pairs, lists as tuples.
+    `at_most` (bytes of memory, 0: no bound), `force`, `start`, `idle_timeout` (seconds, 0: never) and `priority` decide
+    whether and when it runs, and are not part of what runs.
     """
 
     name: str
@@ -47,6 +50,7 @@ class ServerSpec:
     extras: tuple[Extra, ...] = ()
     at_most: int = 0
     force: bool = False
+    limits: Limits = NO_LIMITS
     start: Start = "always"
     idle_timeout: float = 600.0
     priority: int = 0
@@ -54,7 +58,9 @@ class ServerSpec:
     @property
     def digest(self) -> str:
         what = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in UNSEEN}
-        return digest_of(what | ({"extras": self.extras} if self.extras else {}))
+        # Where these say nothing, what runs is what it was before they were part of the language.
+        further = {"extras": self.extras, "limits": self.limits if self.limits != NO_LIMITS else ()}
+        return digest_of(what | {key: value for key, value in further.items() if value})
 
     @property
     def attempt(self) -> str:
@@ -72,33 +78,61 @@ class Paths:
 
 
 def sorted_pairs(mapping: Mapping[str, Option]) -> tuple[tuple[str, Option], ...]:
-    return tuple(sorted(mapping.items()))
+    return tuple(sorted((name, tuple(value) if isinstance(value, list) else value) for name, value in mapping.items()))
 
 
-def arguments(spec: ServerSpec, paths: Paths, host: str, port: int, gpu_layers: int = -1) -> list[str]:
-    """The llama-server flags, always in the same order. The key travels in the environment, never here."""
-    flags: list[str] = ["--model", paths.model, "--alias", spec.name, "--host", host, "--port", str(port)]
-    flags += ["--ctx-size", str(spec.context * spec.parallel), "--parallel", str(spec.parallel)]
+UNASKED = FlagSet()
+
+
+def arguments(
+    spec: ServerSpec, paths: Paths, host: str, port: int, gpu_layers: int = -1, flags: FlagSet = UNASKED
+) -> list[str]:
+    """The llama-server flags in the form that this engine wants, always in the same order. Raises Unfit.
+
+    Where nothing is known of the engine's flags they are those that most versions have. The key travels in the
+    environment, never here.
+    """
+    out: list[str] = ["--model", paths.model, "--alias", spec.name, "--host", host, "--port", str(port)]
+    out += ["--ctx-size", str(spec.context * spec.parallel), "--parallel", str(spec.parallel)]
     if gpu_layers >= 0:
-        flags += ["--gpu-layers", str(gpu_layers)]
+        out += ["--gpu-layers", str(gpu_layers)]
     if paths.mmproj:
-        flags += ["--mmproj", paths.mmproj]
+        out += ["--mmproj", paths.mmproj]
     if paths.draft:
-        flags += ["--model-draft", paths.draft]
-    for path, scale in paths.loras:
-        flags += ["--lora", path] if scale == 1 else ["--lora-scaled", f"{path}:{scale:g}"]
+        out += ["--model-draft", paths.draft]
+    out += _adapters(paths.loras, flags)
     if spec.cache_k != "f16":
-        flags += ["--cache-type-k", spec.cache_k]
+        out += ["--cache-type-k", spec.cache_k]
     if spec.cache_v != "f16":
-        flags += ["--cache-type-v", spec.cache_v]
+        out += ["--cache-type-v", spec.cache_v]
     if spec.task == "embedding":
-        flags += ["--embeddings"]
+        out += ["--embeddings"]
     elif spec.task == "rerank":
-        flags += ["--reranking"]
-    for name, value in spec.options:
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
-            flags.append(flag)
-        elif value is not False:
-            flags += [flag, str(value)]
-    return [*flags, "--no-webui"]
+        out += ["--reranking"]
+    out += rendered(spec.options, flags, f"engine/{spec.engine}")
+    return [*out, *_pageless(flags)]
+
+
+def _adapters(loras: Sequence[tuple[str, float]], flags: FlagSet) -> list[str]:
+    """Of a flag that takes several at once the last one wins; an old one takes path and scale apart."""
+    plain, scaled = (flags.spelled.get(name) for name in ("--lora", "--lora-scaled"))
+    if plain is not None and plain[0].joined and scaled is not None and scaled[0].joined:
+        whole = [path for path, scale in loras if scale == 1]
+        part = [f"{path}:{scale:g}" for path, scale in loras if scale != 1]
+        return (["--lora", ",".join(whole)] if whole else []) + (["--lora-scaled", ",".join(part)] if part else [])
+    out: list[str] = []
+    for path, scale in loras:
+        if scale == 1:
+            out += ["--lora", path]
+        elif scaled is not None and scaled[0].parts == 2:
+            out += ["--lora-scaled", path, f"{scale:g}"]
+        else:
+            out += ["--lora-scaled", f"{path}:{scale:g}"]
+    return out
+
+
+def _pageless(flags: FlagSet) -> list[str]:
+    """The flag for no web page: it has had two names, and an engine may have no page to begin with."""
+    if not flags.known:
+        return ["--no-webui"]
+    return next(([name] for name in ("--no-webui", "--no-ui") if flags.has(name)), [])

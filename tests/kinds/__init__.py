@@ -1,0 +1,1 @@
+"""Kinds: what they may say, and what becomes of it."""
