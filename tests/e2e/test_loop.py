@@ -173,13 +173,17 @@ def test_an_emptied_manifest_is_refused_while_watching_and_by_apply(hello: Stage
 def test_a_killed_server_comes_back_with_backoff(hello: Stage) -> None:
     (old,) = hello.servers()
     kill9(old)
-    wait_until(lambda: hello.condition("server/chat")["status"] == "False", 5, "its death went unnoticed")
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        hello.ask()
-    assert refused.value.code == 503
-    assert refused.value.headers["Retry-After"]
-    assert json.load(refused.value)["error"]["code"] == "model_not_ready"
-    hello.until_ready()
+
+    def refusal() -> tuple[int, str, bool] | None:
+        try:
+            hello.ask()
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)["error"]["code"], "Retry-After" in error.headers
+        return None
+
+    # Who asks before its death is noticed learns `upstream_restarting`.
+    wait_until(lambda: refusal() == (503, "model_not_ready", True), 5, "its death went unnoticed")
+    assert hello.happened("server/chat", "Exited") == ["the process was ended by signal 9 (SIGKILL)"]
     assert reply(hello)
     (second,) = hello.servers()
     first_wait = time.monotonic()
