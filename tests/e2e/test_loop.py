@@ -184,6 +184,7 @@ def test_a_killed_server_comes_back_with_backoff(hello: Stage) -> None:
     # Who asks before its death is noticed learns `upstream_restarting`.
     wait_until(lambda: refusal() == (503, "model_not_ready", True), 5, "its death went unnoticed")
     assert hello.happened("server/chat", "Exited") == ["the process was ended by signal 9 (SIGKILL)"]
+    hello.until_ready()
     assert reply(hello)
     (second,) = hello.servers()
     first_wait = time.monotonic()
