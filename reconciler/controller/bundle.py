@@ -1,7 +1,8 @@
 """All that a machine without a network needs: the files that a manifest's lock names, and the lock, in one tar file.
 
 Nothing of a bundle is believed: a file counts once its sha256 was found to be the one that it is called by, and only
-what the bundle lists is looked at. Packages of an index are not in it, since pip keeps them; that is told.
+what the bundle lists is looked at. A package that is built from its source, or that brings others, is not in it; that
+is told.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from reconciler.core.plan import human_bytes
 from reconciler.host.digest import Digest
 from reconciler.host.files import disk_faults, require_room
 from reconciler.kinds.base import Tools
-from reconciler.kinds.engine.variants import Choice
 from reconciler.manifest import lock as locks
 from reconciler.manifest.reading import Reading
 
@@ -51,23 +51,23 @@ class Bundled:
 def export(made: Reading, tools: Tools, target: Path) -> Bundled:
     """Write what a manifest needs of the store to `target`. Blocks. Raises Refused where something is not here yet."""
     resources = wanted_of(made, tools.layout).resources
-    needed, notes = dict[str, str](), list[str]()
+    needed, gaps, notes = dict[str, str](), set[str](), list[str]()
     for ref, pieces in holdings.models(resources, {}, {**tools.ledger.pins(), **made.lock.pins}).items():
         needed |= {piece.digest: str(ref) for piece in pieces}
     for ref, declared in resources.items():
-        if ref.kind != holdings.ENGINE:
+        if ref.kind != holdings.ENGINE or not declared.spec.source:
             continue
-        spec = declared.spec
-        if spec.released:
-            found = spec.chosen(tools.host()) if spec.files else None
-            names = found.names if isinstance(found, Choice) else ()
-            needed |= {spec.file(name).sha256: str(ref) for name in names} or {"": str(ref)}
-        elif spec.source:
-            notes.append(f"{ref} is a Python package ({spec.source}): bring it with `pip download`")
-    gaps = sorted({what for digest, what in needed.items() if not digest or not tools.blobs.holds(digest)})
+        files = declared.spec.archives(tools.host())
+        if files is None:
+            notes.append(f"{ref} is not one wheel ({declared.spec.source}): an index must be there to install it from")
+        elif not files:
+            gaps.add(str(ref))
+        else:
+            needed |= {file.sha256: str(ref) for file in files}
+    gaps |= {what for digest, what in needed.items() if not digest or not tools.blobs.holds(digest)}
     if gaps:
         hint = "`reconcile apply` (or `lock`) fetches and pins it first"
-        raise Refused([Diagnostic(f"{what} is not here yet", hint=hint) for what in gaps])
+        raise Refused([Diagnostic(f"{what} is not here yet", hint=hint) for what in sorted(gaps)])
     sizes = {digest: tools.layout.blob(digest).stat().st_size for digest in sorted(needed)}
     listing = {"format": FORMAT, "files": [{"sha256": d, "size": sizes[d], "of": needed[d]} for d in sizes]}
     require_room(target.absolute(), sum(sizes.values()))

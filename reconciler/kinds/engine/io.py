@@ -204,7 +204,8 @@ def _offer(spec: EngineSpec, host: HostFacts, tools: Tools) -> Offer:
     if not spec.files:
         return Offer(size=None)
     if not spec.released:
-        return Offer(spec.resolved, known=sure, size=spec.files[0].size or None)
+        held = spec.wheel is not None and tools.blobs.holds(spec.wheel.sha256)
+        return Offer(spec.resolved, known=sure, size=0 if held else spec.files[0].size or None)
     found = spec.chosen(host)
     if isinstance(found, Refusal):
         what = spec.origin.removeprefix("github:")

