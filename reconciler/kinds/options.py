@@ -76,6 +76,15 @@ def allowed_name(name: str) -> str:
     return name
 
 
+def allowed_variable(name: str) -> str:
+    """The name of an environment variable, or ValueError where it would go around what is checked."""
+    if name.startswith("LLAMA_ARG_"):
+        raise ValueError("is an option of the engine: write it under `options`, where it is checked")
+    if name == "LLAMA_API_KEY":
+        raise ValueError("is set for each process, to a key of its own")
+    return name
+
+
 def allowed_value(value: Option) -> Option:
     """The value, or ValueError."""
     for text in value if isinstance(value, tuple) else (value,):

@@ -32,7 +32,7 @@ from reconciler.core.section import (
 )
 from reconciler.gguf.quant import Quant
 from reconciler.kinds.fit import PLAIN, Demand
-from reconciler.kinds.options import allowed_name, allowed_value, distinct
+from reconciler.kinds.options import allowed_name, allowed_value, allowed_variable, distinct
 
 Cache = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 HF = r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+(@[A-Za-z0-9][A-Za-z0-9._/-]*)?"  # Hugging Face
@@ -183,7 +183,7 @@ class ModelSection(Entry):
     ] = {}
     """More llama-server flags by their long names, without the dashes: `flash_attn: on`. A list gives a flag more than
     once. They are checked against what the engine says of itself; `reconcile explain models.NAME.options` lists it."""
-    env: dict[Variable, str] = {}
+    env: dict[Annotated[Variable, AfterValidator(allowed_variable)], str] = {}
     """Environment variables for the server process. Not for secrets."""
     lora: tuple[Annotated[Annotated[Source, Tag("plain")] | Annotated[Lora, Tag("mapping")], SHAPE], ...] = ()
     """Adapters to lay over the model: sources, or `{source, scale}`."""
