@@ -17,6 +17,7 @@ from reconciler.host.process import Identity, cpu_seconds, memory
 from reconciler.kinds.base import Tools
 from reconciler.kinds.fit import judged
 from reconciler.kinds.flags import Unfit
+from reconciler.kinds.server.foreign import WITHIN, Bound, foreign, health_of
 from reconciler.kinds.server.rules import Instance, ServerRules, ServerState, artifacts, demand
 from reconciler.kinds.server.spec import Paths, ServerSpec, arguments
 from reconciler.kinds.workload import (
@@ -77,7 +78,7 @@ class ServerKind:
     async def answers(self, row: ProcessRow, tools: Tools) -> bool:
         """Its /health answers; or it is at work: long generations may keep every thread that could answer busy."""
         before = _cpu(row)
-        if await healthy(row.host, row.port, timeout=PATIENCE):
+        if await healthy(row.host, row.port, PATIENCE, health_of(row, tools)):
             return True
         gateway = tools.look(Ref("gateway", "main"))
         return gateway is not None and row.nonce in gateway.inflight and _cpu(row) > before
@@ -123,6 +124,11 @@ async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
     layers = fit.found.gpu_layers if fit is not None and host.devices and spec.gpu_layers < 0 else spec.gpu_layers
     nonce, key = new_nonce(), secrets.token_urlsafe(32)
     port = free_port(HOST)
+    inputs = {key: state.token for key, state in (*made, ("engine", engine)) if state.token}
+    if engine.template is not None:
+        bound = Bound(paths.model, HOST, port, nonce, key, inputs)
+        await start(await foreign(ref, declared, engine.template, bound, tools), tools)
+        return
     budget = start_budget(size, loading_rate(tools))
 
     async def ready(identity: Identity, log: Path, log_start: int) -> None:
@@ -139,7 +145,7 @@ async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
             {**dict(spec.env), "LLAMA_API_KEY": key},
             HOST,
             port,
-            {key: state.token for key, state in (*made, ("engine", engine)) if state.token},
+            inputs,
             nonce,
             key,
             ready,
@@ -178,7 +184,9 @@ async def _await(row: ProcessRow | None, tools: Tools) -> None:
         raise Fault("PROCESS_EXITED", "the process is gone")
     log = Path(row.log)
     try:
-        await wait_ready(tools.processes, row.identity, row.host, row.port, LEAST * 5, log, 0)
+        budget = float(row.inputs.get(WITHIN, LEAST * 5))
+        health = health_of(row, tools)
+        await wait_ready(tools.processes, row.identity, row.host, row.port, budget, log, 0, health=health)
     except Fault:
         await stop(row, tools, GRACE)
         raise

@@ -252,7 +252,7 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
         waits = f"the earlier engine serves until engine/{spec.engine} is installed"
     turn = _rolls(ref, spec, world) if not waits and any(serves(i) for i in stale) else None
     waits = f"waits for {turn}: {ONE_AT_A_TIME}" if turn is not None else waits
-    told = _told(fit, spec.context) + _unchecked(spec, world)
+    told = _told(fit, spec.context) + _unchecked(spec, world) + _guessed(spec, fit, world)
     args = {"turn": turn} if turn is not None else {}
     begin = Action(Phase.START, "start", f"start a process and wait until it is ready{told}", args, waits)
     hung = any(i.life is Life.UNRESPONSIVE for i in stale)
@@ -465,6 +465,18 @@ def _unchecked(spec: ServerSpec, world: World) -> str:
         return "; its options are checked once the engine is there"
     why = flags.why or "the flags of this engine are not known"
     return "" if flags.known else f"; warning: its options are passed unchecked: {why}"
+
+
+def _guessed(spec: ServerSpec, fit: Fit | None, world: World) -> str:
+    """What the estimate of memory rests on, where the engine is none that it was made for."""
+    ref = Ref("engine", spec.engine)
+    state, declared = world.found(ref), world.desired.get(ref)
+    if not (state.template if state is not None else declared is not None and declared.spec.templated):
+        return ""
+    if fit is not None:
+        return "; its memory is estimated as llama.cpp would take it"
+    size = _size(spec, world)
+    return f"; about {human_bytes(size)} of memory, by the size of its files alone" if size else ""
 
 
 def _told(fit: Fit | None, context: int) -> str:
