@@ -40,9 +40,7 @@ def parse(body: bytes) -> dict[str, Any]:
 def renamed(document: dict[str, Any], name: str) -> bytes:
     """The same request for a model of another name; raises `Refusal` 400 for a number that JSON cannot say."""
     try:
-        return json.dumps({**document, "model": name}, ensure_ascii=False, allow_nan=False).encode(
-            errors="surrogatepass"
-        )
+        return json.dumps({**document, "model": name}, allow_nan=False).encode()  # ASCII: lone surrogates stay
     except ValueError:
         raise Refusal(400, "The request holds a number that is out of range", code="invalid_json") from None
 

@@ -28,6 +28,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 FIELDS = {"model", "messages", "max_tokens", "stream", "input"}
@@ -54,7 +55,7 @@ def known(options: argparse.Namespace) -> dict[str, Any]:
         "window": options.window,
         "token": hashlib.sha256(token.encode()).hexdigest() if token else "",
         "plain": os.environ.get("PLAIN", ""),
-        "folder": os.getcwd(),
+        "folder": str(Path.cwd()),
         "keys": len({os.environ.get(name) for name in ("RECONCILER_API_KEY", "LLAMA_API_KEY", "VLLM_API_KEY")}),
     }
 

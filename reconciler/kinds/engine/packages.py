@@ -102,16 +102,16 @@ async def install(ref: Ref, spec: EngineSpec, tools: Tools) -> EngineSpec:
 async def _pip(folder: Path, package: str, spec: EngineSpec, tools: Tools) -> None:
     from reconciler.sources.pypi import pip_fault, run_pip
 
-    # With a hash pip would want one of everything that it brings along.
-    alone = spec.type != "mlx"
-    line = f"{package}=={spec.resolved}" + (f" --hash=sha256:{spec.locked}" if alone else "")
-    tools.files.write(folder / "wanted.txt", f"{line}\n".encode())
+    meant = f"{package}=={spec.resolved}"
+    tools.files.write(folder / "wanted.txt", f"{meant} --hash=sha256:{spec.locked}\n".encode())
     argv = [sys.executable, "-m", "pip", "--python", str(python(folder)), "install", *QUIET, "--no-compile"]
-    argv += ["--requirement", str(folder / "wanted.txt"), *(["--no-deps"] if alone else [])]
-    with tools.effects("pip-install", folder):
-        _, err, code = await run_pip(argv)
-    if code:
-        raise pip_fault(f"{package}=={spec.resolved}", err)
+    # With its hash pip would want one of everything that it brings along: that comes after it, unpinned.
+    steps = [["--no-deps", "--requirement", str(folder / "wanted.txt")], *([[meant]] if spec.type == "mlx" else [])]
+    for step in steps:
+        with tools.effects("pip-install", folder):
+            _, err, code = await run_pip([*argv, *step])
+        if code:
+            raise pip_fault(meant, err)
 
 
 def _server(folder: Path, spec: EngineSpec) -> Path:
