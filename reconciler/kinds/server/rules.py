@@ -252,7 +252,9 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
         waits = f"the earlier engine serves until engine/{spec.engine} is installed"
     turn = _rolls(ref, spec, world) if not waits and any(serves(i) for i in stale) else None
     waits = f"waits for {turn}: {ONE_AT_A_TIME}" if turn is not None else waits
-    told = _told(fit, spec.context) + _unchecked(spec, world) + _guessed(spec, fit, world)
+    foreign = _foreign(spec, world)
+    told = _told(fit, 0 if foreign else spec.context) + _unchecked(spec, world)
+    told += _guessed(spec, fit, world) if foreign else ""
     args = {"turn": turn} if turn is not None else {}
     begin = Action(Phase.START, "start", f"start a process and wait until it is ready{told}", args, waits)
     hung = any(i.life is Life.UNRESPONSIVE for i in stale)
@@ -467,12 +469,16 @@ def _unchecked(spec: ServerSpec, world: World) -> str:
     return "" if flags.known else f"; warning: its options are passed unchecked: {why}"
 
 
+def _foreign(spec: ServerSpec, world: World) -> bool:
+    """Whether its engine is none of llama.cpp, with flags of its own."""
+    ref = Ref("engine", spec.engine)
+    if (state := world.found(ref)) is not None:
+        return state.template is not None
+    return (declared := world.desired.get(ref)) is not None and declared.spec.templated
+
+
 def _guessed(spec: ServerSpec, fit: Fit | None, world: World) -> str:
     """What the estimate of memory rests on, where the engine is none that it was made for."""
-    ref = Ref("engine", spec.engine)
-    state, declared = world.found(ref), world.desired.get(ref)
-    if not (state.template if state is not None else declared is not None and declared.spec.templated):
-        return ""
     if fit is not None:
         return "; its memory is estimated as llama.cpp would take it"
     size = _size(spec, world)
