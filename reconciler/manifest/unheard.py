@@ -39,6 +39,11 @@ def heard(entry: ModelSection, engine: Entry | None) -> ModelSection:
     return entry.model_copy(update={"mmproj": "none"}) if isinstance(engine, CommandEngine | MlxEngine) else entry
 
 
+def folders(engine: Entry | None) -> str:
+    """Whether it loads folders of weights: it `may`, or nothing else (`only`)."""
+    return "only" if isinstance(engine, MlxEngine) else "may" if isinstance(engine, CommandEngine) else ""
+
+
 def told_context(entry: ModelSection, engine: Entry | None) -> int:
     """The context that its server is told of; 0 where it is not told."""
     if isinstance(engine, CommandEngine | MlxEngine) and "context" not in engine.places:

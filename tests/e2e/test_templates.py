@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,21 +20,11 @@ import pytest
 
 from reconciler.host.layout import Layout
 from reconciler.host.probes import unix_request
-from tests.e2e.stage import CHECKOUT, Stage
+from tests.e2e.stage import Stage
 from tests.support.processes import alive, kill9, wait_until
 
-PROGRAM = CHECKOUT / "tests" / "support" / "own_server.py"
 CANARY = "canary-7d793037a0"
 PLACES = "--at, '{host}:{port}', --weights, '{model_path}', --served, '{model_name}'"
-
-
-@pytest.fixture
-def own(stage: Stage) -> Stage:
-    """A stage with the program beside its manifest."""
-    text = PROGRAM.read_text().replace("/usr/bin/env python3", sys.executable)
-    (stage.folder / "own").write_text(text)
-    (stage.folder / "own").chmod(0o755)
-    return stage
 
 
 def manifest(stage: Stage, flags: str = "", engine: str = "", model: str = "", places: str = PLACES) -> str:
@@ -298,6 +287,16 @@ def test_a_ledger_that_is_lost_is_made_again_with_what_it_needs_to_know(own: Sta
     own.run("apply")
     assert own.server() == pid
     assert told(own)["keys"] == 1, "its own name for its model is known again, too"
+
+
+def test_mlx_is_denied_on_this_machine_and_nothing_is_touched(stage: Stage) -> None:
+    engines = "engines: {mac: {type: mlx}}\nmodels: {chat: {source: 'hf:lab/m', engine: mac}}\n"
+    stage.write(f"version: 1\n{engines}gateway: {{port: {stage.port}}}\n")
+    for words in (("plan", "--all"), ("apply",)):
+        done = stage.run(*words, code=1)
+        assert "mlx runs on Macs with Apple silicon only, and this is linux/" in done.stdout + done.stderr
+    assert not stage.blobs()
+    assert not (stage.root / "engines").exists() or not list((stage.root / "engines").iterdir())
 
 
 def test_a_program_that_is_not_here_is_told_by_the_plan(own: Stage) -> None:

@@ -31,7 +31,7 @@ from reconciler.kinds.workload import (
     stop,
 )
 from reconciler.store.ledger import ProcessRow
-from reconciler.store.views import together
+from reconciler.store.views import by_name, together
 from reconciler.supervise.readiness import LEAST, healthy, start_budget, wait_ready
 
 HOST = "127.0.0.1"
@@ -167,6 +167,8 @@ def _arguments(spec: ServerSpec, paths: Paths, port: int, layers: int, engine: A
 def _paths(spec: ServerSpec, made: Mapping[str, Any], tools: Tools) -> Paths:
     """Where its files lie. The parts of a split model are found by their names: they get a folder of links."""
     own = made["model"].pieces
+    if any(piece.role == "file" for piece in own):
+        return Paths(str(by_name({piece.name: piece.sha256 for piece in own}, tools.layout, tools.files)))
     parts = [piece.sha256 for piece in own if piece.role == "model"] or [made["model"].sha256]
     model = tools.layout.blob(parts[0]) if len(parts) == 1 else together(parts, tools.layout, tools.files)
     where = {
