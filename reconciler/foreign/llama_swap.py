@@ -171,10 +171,10 @@ class _Model:
             value = "{port}" if port and one == port[1] else _braced(one)
             if not source and (found := self._of_model(before, one)):
                 source = found
-                if found.startswith("file:"):
-                    value = "{model_path}"
-                else:
+                if before == "--hf-repo":  # it takes no path
                     calls = value
+                else:
+                    value = "{model_path}"
             words.append(value)
         if not source:
             remedy = "write an engine of `type: command`, and the model's `source`"

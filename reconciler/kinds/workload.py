@@ -76,6 +76,7 @@ async def start(launch: Launch, tools: Tools) -> None:
         forget(launch.nonce, tools)
         raise
     tools.ledger.record_spawned(launch.nonce, identity)
+    tools.hidden[launch.nonce] = (launch.key, *launch.hidden)
     try:
         await launch.ready(identity, log, log_start)
     except Fault as fault:
@@ -109,6 +110,7 @@ def forget(nonce: str, tools: Tools) -> None:
     if identity is not None:
         tools.processes.forget(identity)
     tools.watched.pop(nonce, None)
+    tools.hidden.pop(nonce, None)
 
 
 def note_ending(ref: Ref, digest: str, fault: Fault, code: int | None, after: float, tools: Tools) -> Fault:
@@ -138,6 +140,11 @@ def without_key(fault: Fault, *keys: str) -> Fault:
     if message == fault.message:
         return fault
     return Fault(fault.code, message, hint=fault.hint, kind=fault.kind, after=fault.after)
+
+
+def keys_of(nonce: str, tools: Tools) -> tuple[str, ...]:
+    """What a process may not be quoted with: all that we gave it, of one that an earlier controller started its key."""
+    return tools.hidden.get(nonce) or (key_of(nonce, tools),)
 
 
 def key_of(nonce: str, tools: Tools) -> str:

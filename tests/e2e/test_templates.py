@@ -95,14 +95,14 @@ def test_a_stream_is_passed_on_as_it_comes(own: Stage) -> None:
 
 def test_its_secret_reaches_it_and_nothing_else(own: Stage) -> None:
     own.environment["MY_TOKEN"] = CANARY
-    up(own, ", --dies-later, '3'", ", env: {TOKEN: 'env:MY_TOKEN', PLAIN: text}", model=", env: {PLAIN: more}")
+    up(own, "", ", env: {TOKEN: 'env:MY_TOKEN', PLAIN: text}", model=", env: {PLAIN: more}")
     answer = told(own)
     assert answer["token"] == hashlib.sha256(CANARY.encode()).hexdigest()
     assert answer["plain"] == "more", "the model's own word wins"
     process = psutil.Process(own.server())
     assert process.environ()["TOKEN"] == CANARY
     assert CANARY not in " ".join(process.cmdline())
-    os.kill(process.pid, signal.SIGUSR1)
+    kill9(process.pid)
     wait_until(lambda: own.happened("server/chat", "Exited"), 20, "its end went unnoticed")
     own.until_ready()
     printed = [own.run(*words.split(), code=None) for words in ("plan --all", "status", "events -n 0", "state export")]
@@ -121,6 +121,16 @@ def test_what_it_says_last_is_told_without_its_secret(own: Stage) -> None:
     assert "exited with code 4; its last words: own: cannot go on with …" in done.stderr + own.log()
     text = "".join((done.stdout, done.stderr, own.log(), str(own.snapshot()), *own.happened("server/chat", "Failed")))
     assert CANARY not in text
+
+
+def test_nor_when_it_ends_after_it_was_ready(own: Stage) -> None:
+    own.environment["MY_TOKEN"] = CANARY
+    up(own, ", --dies-later, '3'", ", env: {TOKEN: 'env:MY_TOKEN'}")
+    os.kill(own.server(), signal.SIGUSR1)
+    wait_until(lambda: own.happened("server/chat", "Exited"), 20, "its end went unnoticed")
+    (said,) = own.happened("server/chat", "Exited")
+    assert "exited with code 3; its last words: own: cannot go on with …" in said
+    assert CANARY not in own.log() + str(own.snapshot())
 
 
 def test_a_secret_that_is_missing_is_named_by_its_reference(own: Stage) -> None:

@@ -11,7 +11,7 @@ was told, so that a test can see it through the gateway; a secret only as its sh
     --window N                      the context
     --ready PATH                    answers 200 (default: /up); with --guarded only to who shows the key
     --slow SECONDS                  before it listens; --heavy SECONDS: listens, but is not ready for so long
-    --dies CODE                     at once, with the secret's text as its last words; --dies-later CODE: on SIGUSR1
+    --dies CODE                     at once, with the secret as its last words; --dies-later CODE: the same on SIGUSR1
     --tells HOST:PORT               says its port there, and never listens
     --pace SECONDS                  before each word of an answer
 """
@@ -121,13 +121,17 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
 
+def farewell() -> None:
+    print(f"own: cannot go on with {os.environ.get('TOKEN')}", file=sys.stderr, flush=True)
+
+
 def main() -> int:
     options = said()
     if options.dies >= 0:
-        print(f"own: cannot go on with {os.environ.get('TOKEN')}", file=sys.stderr, flush=True)
+        farewell()
         return int(options.dies)
     if options.dies_later >= 0:
-        signal.signal(signal.SIGUSR1, lambda *_: os._exit(options.dies_later))
+        signal.signal(signal.SIGUSR1, lambda *_: (farewell(), os._exit(options.dies_later)))
     host, _, port = options.at.rpartition(":")
     if options.tells:
         there, _, their = options.tells.rpartition(":")

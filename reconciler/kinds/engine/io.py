@@ -22,9 +22,11 @@ from reconciler.kinds.engine.mark import MARK, marked, python
 from reconciler.kinds.engine.rules import EngineRules, EngineState, Missing, Offer
 from reconciler.kinds.engine.spec import EngineSpec, pinned
 from reconciler.kinds.engine.variants import Refusal
+from reconciler.kinds.flags import FlagSet
 from reconciler.store.blobs import token
 
 HOST_PROGRAM = Path(__file__).with_name("llama_host.py")
+OWN = FlagSet(why="its servers have flags of their own, and `options` of a model are not passed on")
 
 
 def python_tag() -> str:
@@ -157,7 +159,7 @@ def _made(spec: EngineSpec, folder: Path, tools: Tools) -> EngineState | None:
         return None
     title = f"{spec.type} {about.get('version') or spec.resolved}".rstrip()
     if spec.type == "mlx":
-        return EngineState((), title, token=spec.folder, template=spec.template(str(start)))
+        return EngineState((), title, token=spec.folder, template=spec.template(str(start)), flags=OWN)
     why, considered = about.get("why", ""), tuple[str, ...]()
     if spec.released and not isinstance(found := spec.chosen(tools.host()), Refusal):
         why, considered = found.why, found.considered
@@ -170,7 +172,7 @@ def _command(spec: EngineSpec, tools: Tools) -> EngineState | None:
     if program is None:
         return None
     seen = token(Path(program).resolve()) or ""
-    return EngineState((), spec.argv[0], owned=False, token=seen, template=spec.template(program))
+    return EngineState((), spec.argv[0], owned=False, token=seen, template=spec.template(program), flags=OWN)
 
 
 def _named(spec: EngineSpec, tools: Tools) -> str:
