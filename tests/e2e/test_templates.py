@@ -129,7 +129,8 @@ def test_nor_when_it_ends_after_it_was_ready(own: Stage) -> None:
     os.kill(own.server(), signal.SIGUSR1)
     wait_until(lambda: own.happened("server/chat", "Exited"), 20, "its end went unnoticed")
     (said,) = own.happened("server/chat", "Exited")
-    assert "exited with code 3; its last words: own: cannot go on with …" in said
+    assert said.startswith("the process exited with code 3")
+    assert "own: cannot go on with …" in said
     assert CANARY not in own.log() + str(own.snapshot())
 
 
@@ -307,6 +308,19 @@ def test_mlx_is_denied_on_this_machine_and_nothing_is_touched(stage: Stage) -> N
         assert "mlx runs on Macs with Apple silicon only, and this is linux/" in done.stdout + done.stderr
     assert not stage.blobs()
     assert not (stage.root / "engines").exists() or not list((stage.root / "engines").iterdir())
+
+
+def test_a_program_that_goes_while_it_serves_is_told_and_what_serves_goes_on(own: Stage) -> None:
+    up(own)
+    pid = own.server()
+    (own.folder / "own").rename(own.folder / "gone")
+    wait_until(lambda: own.told("engine/own")["Ready"]["reason"] == "Denied", 30, "nobody noticed")
+    assert "is no program" in own.told("engine/own")["Ready"]["message"]
+    assert told(own)["keys"] == 1
+    assert own.server() == pid
+    (own.folder / "gone").rename(own.folder / "own")
+    own.until_ready()
+    assert told(own)["keys"] == 1
 
 
 def test_a_program_that_is_not_here_is_told_by_the_plan(own: Stage) -> None:

@@ -17,9 +17,9 @@ from reconciler.host.process import Identity, cpu_seconds, memory
 from reconciler.kinds.base import Tools
 from reconciler.kinds.fit import judged
 from reconciler.kinds.flags import Unfit
-from reconciler.kinds.server.foreign import WITHIN, Bound, foreign, health_of
 from reconciler.kinds.server.rules import Instance, ServerRules, ServerState, artifacts, demand
 from reconciler.kinds.server.spec import Paths, ServerSpec, arguments
+from reconciler.kinds.server.templated import WITHIN, Bound, health_of, launch_of
 from reconciler.kinds.workload import (
     Launch,
     loading_rate,
@@ -127,7 +127,7 @@ async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
     inputs = {key: state.token for key, state in (*made, ("engine", engine)) if state.token}
     if engine.template is not None:
         bound = Bound(paths.model, HOST, port, nonce, key, inputs)
-        await start(await foreign(ref, declared, engine.template, bound, tools), tools)
+        await start(await launch_of(ref, declared, engine.template, bound, tools), tools)
         return
     budget = start_budget(size, loading_rate(tools))
 

@@ -254,9 +254,9 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
         waits = f"the earlier engine serves until engine/{spec.engine} is installed"
     turn = _rolls(ref, spec, world) if not waits and any(serves(i) for i in stale) else None
     waits = f"waits for {turn}: {ONE_AT_A_TIME}" if turn is not None else waits
-    foreign = _foreign(spec, world)
-    told = _told(fit, 0 if foreign else spec.context) + _unchecked(spec, world)
-    told += _guessed(spec, fit, world) if foreign else ""
+    templated = _templated(spec, world)
+    told = _told(fit, 0 if templated else spec.context) + _unchecked(spec, world)
+    told += _guessed(spec, fit, world) if templated else ""
     args = {"turn": turn} if turn is not None else {}
     begin = Action(Phase.START, "start", f"start a process and wait until it is ready{told}", args, waits)
     hung = any(i.life is Life.UNRESPONSIVE for i in stale)
@@ -487,7 +487,7 @@ def _unchecked(spec: ServerSpec, world: World) -> str:
     return "" if flags.known else f"; warning: its options are passed unchecked: {why}"
 
 
-def _foreign(spec: ServerSpec, world: World) -> bool:
+def _templated(spec: ServerSpec, world: World) -> bool:
     """Whether its engine is none of llama.cpp, with flags of its own."""
     ref = Ref("engine", spec.engine)
     if (state := world.found(ref)) is not None:

@@ -47,7 +47,7 @@ def health_of(row: ProcessRow, tools: Tools) -> Health:
     return Health(row.inputs[HTTP], key_of(row.nonce, tools)) if HTTP in row.inputs else PLAIN
 
 
-async def foreign(ref: Ref, declared: Declared, template: Any, bound: Bound, tools: Tools) -> Launch:
+async def launch_of(ref: Ref, declared: Declared, template: Any, bound: Bound, tools: Tools) -> Launch:
     """A server by its engine's template. Raises Fault for a secret that is not there."""
     spec: ServerSpec = declared.spec
     values = {
