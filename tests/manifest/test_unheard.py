@@ -78,3 +78,11 @@ def test_a_template_that_could_not_be_filled_in_is_refused(argv: str, path: str,
     assert found.path == path
     assert summary in found.summary
     assert found.hint
+
+
+@pytest.mark.parametrize("name", ["RECONCILER_API_KEY", "LLAMA_API_KEY", "VLLM_API_KEY", "RECONCILER_NONCE"])
+@pytest.mark.parametrize("engine", ["type: mlx", "type: command, argv: [s, '{port}']"])
+def test_what_each_server_is_given_cannot_be_set(engine: str, name: str) -> None:
+    found = the_fault(f"version: 1\nengines:\n  e: {{{engine}, env: {{{name}: x}}}}\n")
+    assert found.path == f"engines.e.env.{name}"
+    assert "is set by the reconciler" in found.summary

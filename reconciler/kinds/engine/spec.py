@@ -119,6 +119,18 @@ class Ready(Section):
     """How long that may take."""
 
 
+KEYS = ("RECONCILER_API_KEY", "LLAMA_API_KEY", "VLLM_API_KEY")  # the first is ours, the others are read by servers
+
+
+def _own(name: str) -> str:
+    if name in KEYS or name.startswith("RECONCILER_"):
+        raise ValueError("is set by the reconciler: each server gets a key and marks of its own")
+    return name
+
+
+Own = Annotated[Variable, AfterValidator(_own)]
+
+
 class MlxEngine(Entry):
     """The server of mlx-lm, for Macs with Apple silicon, in a virtual environment of its own."""
 
@@ -128,7 +140,7 @@ class MlxEngine(Entry):
     """The version of the mlx-lm package, or `latest`, which is pinned when it is first seen."""
     ready: Ready = Ready()
     """When a server of this engine counts as ready."""
-    env: dict[Variable, Value] = {}
+    env: dict[Own, Value] = {}
     """Environment variables for its servers: text, or references to secrets."""
 
     @property
@@ -154,7 +166,7 @@ class CommandEngine(Entry):
     {model_path}."""
     ready: Ready = Ready()
     """When a server of this engine counts as ready."""
-    env: dict[Variable, Value] = {}
+    env: dict[Own, Value] = {}
     """Environment variables for its servers: text, or references to secrets, which are looked up when one starts. The
     key that requests come with is in RECONCILER_API_KEY, LLAMA_API_KEY and VLLM_API_KEY."""
 

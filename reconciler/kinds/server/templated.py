@@ -26,7 +26,7 @@ from reconciler.store.ledger import ProcessRow
 from reconciler.supervise.readiness import PLAIN, Health, wait_ready
 
 HTTP, WITHIN, CALLS = "http", "within", "calls"  # keys of a process's inputs
-KEYS = ("RECONCILER_API_KEY", "LLAMA_API_KEY", "VLLM_API_KEY")  # the first is ours, the others are read by servers
+KEYS = ("RECONCILER_API_KEY", "LLAMA_API_KEY", "VLLM_API_KEY")  # as kinds/engine/spec.py keeps them from `env`
 TELLING = 4  # characters from which on a secret is looked for in what a process said
 
 
