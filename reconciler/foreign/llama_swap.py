@@ -165,19 +165,27 @@ class _Model:
                 self.draft.leave(what, "a secret is on its command line", "give it in `env` of an engine", place)
                 return None
         port = re.search(r":([0-9]{2,5})(/|$)", word(self.said.get("proxy")))
-        source = ""
+        source = calls = ""
         words: list[str] = []
         for before, one in zip(["", *argv], argv, strict=False):
-            value = "{port}" if port and one == port[1] else one
+            value = "{port}" if port and one == port[1] else _braced(one)
             if not source and (found := self._of_model(before, one)):
-                source, value = found, "{model_path}" if found.startswith("file:") else one
+                source = found
+                if before == "--hf-repo":  # it takes no path
+                    calls = value
+                else:
+                    value = "{model_path}"
             words.append(value)
         if not source:
             remedy = "write an engine of `type: command`, and the model's `source`"
             self.draft.leave(what, "its command does not say which model it serves", remedy, place)
             return None
+        if not any(re.search(r"(?<!{){port}(?!})", one) for one in words):
+            remedy = "write an engine of `type: command` that passes {port} on"
+            self.draft.leave(what, "its command does not say which port it listens on", remedy, place)
+            return None
         check = word(self.said.get("checkEndpoint"))
-        engine: dict[str, Any] = {"type": "command", "argv": words}
+        engine: dict[str, Any] = {"type": "command", "argv": words} | ({"calls": calls} if calls else {})
         if re.fullmatch(r"/[!-~]*", check) and check != "/health":
             engine["ready"] = {"http": check}
         elif check == "none":
@@ -221,6 +229,11 @@ class _Model:
             return self.filled(text)
         except Unfit:
             return ""
+
+
+def _braced(one: str) -> str:
+    """A word with its braces written twice, as they stand for themselves; {port} is none of it."""
+    return one.replace("{", "{{").replace("}", "}}").replace("{{port}}", "{port}")
 
 
 def _engine(draft: Draft, program: str, base: Path, place: Where) -> str:

@@ -37,6 +37,14 @@ def parse(body: bytes) -> dict[str, Any]:
     return document
 
 
+def renamed(document: dict[str, Any], name: str) -> bytes:
+    """The same request for a model of another name; raises `Refusal` 400 for a number that JSON cannot say."""
+    try:
+        return json.dumps({**document, "model": name}, allow_nan=False).encode()  # ASCII: lone surrogates stay
+    except ValueError:
+        raise Refusal(400, "The request holds a number that is out of range", code="invalid_json") from None
+
+
 def _may_repeat_model(body: bytes) -> bool:
     # A key that reads "model" is either spelled out or has an escape of one of its letters, all of which are \u006x.
     return body.count(b'"model"') > 1 or b"\\u006" in body

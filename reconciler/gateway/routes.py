@@ -35,12 +35,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One engine process. `id` changes with each process; `label` is the part of it that people know."""
+    """One engine process. `id` changes with each process; `label` is the part of it that people know.
+
+    `model` is what requests must call its model; None for a llama-server, which does not mind.
+    """
 
     id: str
     host: str
     port: int
     key: str | None
+    model: str | None = None
 
     @property
     def label(self) -> str:
@@ -145,7 +149,8 @@ def _target(part: _Part) -> Target:
     for field, value in (("key", key), ("host", host), ("id", ident)):
         if value is not None and not _ASCII.fullmatch(value):
             raise ValueError(f"{part.where}.{field}: only printable ASCII without spaces is allowed")
-    return Target(id=ident, host=host, port=part.integer("port", least=1, most=65535), key=key)
+    calls = None if part.raw.get("model") is None else part.text("model")
+    return Target(id=ident, host=host, port=part.integer("port", least=1, most=65535), key=key, model=calls)
 
 
 def _api_key(part: _Part) -> ApiKey:

@@ -97,7 +97,11 @@ class Surface:
             model = match(routes, name)
         if model.target is None:
             raise errors.model_not_ready(name, model.reason)
-        streamed = gather.as_stream(inner, document, body)
+        streamed = None
+        if (calls := model.target.model) is None:
+            streamed = gather.as_stream(inner, document, body)
+        elif calls != name:
+            body = payload.renamed(document, calls)
         call = Call(
             target=model.target,
             path=_FORWARDED[inner],

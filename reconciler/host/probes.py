@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 
-async def http_get(host: str, port: int, path: str, timeout: float = 2.0) -> tuple[int, bytes]:
-    """(status, body) of a GET with HTTP/1.0. Raises OSError, TimeoutError, or ValueError for no HTTP."""
+async def http_get(host: str, port: int, path: str, timeout: float = 2.0, key: str = "") -> tuple[int, bytes]:
+    """(status, body) of a GET with HTTP/1.0, with a bearer `key` if there is one.
+
+    Raises OSError, TimeoutError, or ValueError for no HTTP.
+    """
+    shown = f"Authorization: Bearer {key}\r\n" if key else ""
     async with asyncio.timeout(timeout):
         reader, writer = await asyncio.open_connection(host, port)
         try:
-            writer.write(f"GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
+            head = f"GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\n{shown}Connection: close\r\n\r\n"
+            writer.write(head.encode())
             raw = await reader.read(1 << 20)
             while len(raw) < 1 << 20 and (more := await reader.read(1 << 16)):
                 raw += more
@@ -85,19 +90,26 @@ def holder_of(port: int) -> str:
 
 def listens(pid: int, port: int) -> bool | None:
     """Whether this process, or a descendant, is the one listening on `port`; None when it may not be looked at."""
+    where = listening(pid, port)
+    return None if where is None else bool(where)
+
+
+def listening(pid: int, port: int) -> tuple[str, ...] | None:
+    """The addresses at which this process, or a descendant, listens on `port`; None when it may not be looked at."""
     import psutil
 
+    found: set[str] = set()
     try:
         process = psutil.Process(pid)
         for member in (process, *process.children(recursive=True)):
             for conn in member.net_connections("tcp"):
                 if conn.status == psutil.CONN_LISTEN and conn.laddr and conn.laddr.port == port:
-                    return True
+                    found.add(conn.laddr.ip)
     except psutil.AccessDenied:
-        return None
+        return tuple(sorted(found)) or None
     except psutil.Error:
-        return False
-    return False
+        return tuple(sorted(found))
+    return tuple(sorted(found))
 
 
 def _family(host: str) -> socket.AddressFamily:

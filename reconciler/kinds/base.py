@@ -45,6 +45,7 @@ class Tools:
     looked: dict[str, Any] = field(default_factory=dict)  # by pin: what a source was just found to hold
     bringing: dict[str, asyncio.Lock] = field(default_factory=dict)  # by sha256 or part: who brings it now
     watched: dict[str, Watched] = field(default_factory=dict)  # by nonce
+    hidden: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)  # by nonce: secrets it was given
     downloads: Slots = field(default_factory=lambda: Slots(3))
     progress: Callable[[Ref, str, int, int | None], None] = lambda ref, what, done, total: None
 

@@ -10,7 +10,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler.core.diagnostics import Fault
@@ -29,7 +29,10 @@ ENDINGS = 8  # so many ends in a row are remembered
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What to start. `ready` waits until it is; it gets the identity and where its part of the log begins."""
+    """What to start. `ready` waits until it is; it gets the identity and where its part of the log begins.
+
+    `hidden` are secrets in its environment, `folder` is where it runs (None: in the data root).
+    """
 
     ref: Ref
     digest: str
@@ -42,6 +45,8 @@ class Launch:
     key: str  # the session's API key; empty for a process that has none
     ready: Callable[[Identity, Path, int], Awaitable[None]]
     limits: Limits = NO_LIMITS
+    hidden: tuple[str, ...] = field(default=(), repr=False)
+    folder: Path | None = None
 
 
 def new_nonce() -> str:
@@ -61,22 +66,27 @@ async def start(launch: Launch, tools: Tools) -> None:
     marks = {NONCE: launch.nonce, ROOT: str(tools.layout.root), ABOUT: canonical(about)}
     try:
         identity = tools.processes.spawn(
-            launch.argv, workload_environment({**launch.env, **marks}), log, tools.layout.root, launch.limits
+            launch.argv,
+            workload_environment({**launch.env, **marks}),
+            log,
+            launch.folder or tools.layout.root,
+            launch.limits,
         )
     except Fault:
         forget(launch.nonce, tools)
         raise
     tools.ledger.record_spawned(launch.nonce, identity)
+    tools.hidden[launch.nonce] = (launch.key, *launch.hidden)
     try:
         await launch.ready(identity, log, log_start)
     except Fault as fault:
         end = tools.processes.end(identity)  # before it is stopped, if it still runs
         await tools.processes.stop(identity, launch.nonce, grace=3.0)
         forget(launch.nonce, tools)
+        told = without_key(within(fault, launch.limits.memory), launch.key, *launch.hidden)
         if end is None:
-            raise
-        fault = without_key(within(fault, launch.limits.memory), launch.key)
-        raise note_ending(launch.ref, launch.digest, fault, end.code, -1.0, tools) from fault
+            raise told from None
+        raise note_ending(launch.ref, launch.digest, told, end.code, -1.0, tools) from None
     except asyncio.CancelledError:
         await tools.processes.stop(identity, launch.nonce, grace=3.0)
         forget(launch.nonce, tools)
@@ -100,6 +110,7 @@ def forget(nonce: str, tools: Tools) -> None:
     if identity is not None:
         tools.processes.forget(identity)
     tools.watched.pop(nonce, None)
+    tools.hidden.pop(nonce, None)
 
 
 def note_ending(ref: Ref, digest: str, fault: Fault, code: int | None, after: float, tools: Tools) -> Fault:
@@ -121,11 +132,19 @@ def note_ending(ref: Ref, digest: str, fault: Fault, code: int | None, after: fl
     return looping(endings, fault)
 
 
-def without_key(fault: Fault, key: str) -> Fault:
+def without_key(fault: Fault, *keys: str) -> Fault:
     """What a process said last goes into the ledger and onto screens: never with its key."""
-    if not key or key not in fault.message:
+    message = fault.message
+    for key in sorted(filter(None, keys), key=len, reverse=True):
+        message = message.replace(key, "…")
+    if message == fault.message:
         return fault
-    return Fault(fault.code, fault.message.replace(key, "…"), hint=fault.hint, kind=fault.kind, after=fault.after)
+    return Fault(fault.code, message, hint=fault.hint, kind=fault.kind, after=fault.after)
+
+
+def keys_of(nonce: str, tools: Tools) -> tuple[str, ...]:
+    """What a process may not be quoted with: all that we gave it, of one that an earlier controller started its key."""
+    return tools.hidden.get(nonce) or (key_of(nonce, tools),)
 
 
 def key_of(nonce: str, tools: Tools) -> str:

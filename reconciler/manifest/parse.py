@@ -15,6 +15,7 @@ from reconciler.manifest.include import SECTIONS, Disk, Kept, Texts, gather
 from reconciler.manifest.read import Document
 from reconciler.manifest.references import dangling
 from reconciler.manifest.stack import Stack as Stack
+from reconciler.manifest.unheard import unheard
 from reconciler.manifest.when import problem
 
 
@@ -37,7 +38,7 @@ def load(path: Path, source: Texts | None = None) -> Manifest:
     document = gathered.document
     stack, faults = understand(document)
     if stack is not None:
-        faults += _conditions(stack, document)
+        faults += [*_conditions(stack, document), *unheard(stack, document)]
     if faults or stack is None:
         raise Refused(sorted(_once(faults), key=_order))
     return Manifest(path, gathered.texts, stack, document)

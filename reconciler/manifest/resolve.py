@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from reconciler.core.diagnostics import Diagnostic, Refused
 from reconciler.core.ids import Ref
@@ -17,6 +18,7 @@ from reconciler.kinds.server import spec as server
 from reconciler.manifest.later import Path, unsupported
 from reconciler.manifest.lock import Lock
 from reconciler.manifest.parse import Manifest
+from reconciler.manifest.unheard import folders, heard, told_context
 from reconciler.manifest.when import dropped
 
 GATEWAY = Ref("gateway", "main")
@@ -46,7 +48,8 @@ def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lo
         where = manifest.where("models", name)
         if process in no or runs not in out:
             continue
-        made = model.resolve(entry, lock.pins, stack.hub)
+        made = model.resolve(heard(entry, sections.get(entry.engine)), lock.pins, stack.hub)
+        made[""] = replace(made[""], folders=folders(sections.get(entry.engine)))
         beside = {suffix: Ref("model", f"{name}{suffix}") for suffix in made}
         for suffix, spec_of in made.items():
             kept = (where, entry.protect, _drift(entry), entry.priority)
@@ -84,7 +87,8 @@ def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lo
         )
         out[process] = Declared(process, spec, (runs, *beside.values()), where, entry.protect, _drift(entry))
     routes = tuple(
-        gateway.RouteSpec(name, entry.aliases, entry.task, entry.context) for name, entry in sorted(models.items())
+        gateway.RouteSpec(name, entry.aliases, entry.task, told_context(entry, sections.get(entry.engine)))
+        for name, entry in sorted(models.items())
     )
     servers = tuple(Ref("server", name) for name in sorted(models))
     where = manifest.where("gateway") if "gateway" in stack.model_fields_set else None

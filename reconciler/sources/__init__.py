@@ -38,6 +38,7 @@ class Tap:
     fetch: Fetch
     hub: Hub = Hub()
     token: str = field(default="", repr=False)  # for the source's own host; wins over the hub's
+    folders: str = ""  # whether a folder of weights `may` be meant where there is no GGUF, or is the `only` thing meant
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class Listing:
 
     `opaque` says that the one Remote is a package whose files are known only once it is here. `size` and `sha256` are
     then the package's own. `notes` are sentences that a person should see: a new name, a mirror that was passed over.
+    `folder` says that its files are one model together: a folder of weights, with plain names.
     """
 
     resolved: str
@@ -89,6 +91,7 @@ class Listing:
     licence: str = ""
     opaque: bool = False
     notes: tuple[str, ...] = ()
+    folder: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """`file:path/model.gguf`: a file of this machine, copied into the store as it is hashed; a split model with its parts.
 
+`file:path/folder` where an engine loads folders of weights.
+
 The original is only ever read. Where the file system can, the copy shares the original's blocks (a reflink); a hard
 link is not made, since who writes to the original would write to the store.
 """
@@ -19,7 +21,7 @@ from reconciler.host.digest import Digest
 from reconciler.host.fetch import Progress
 from reconciler.host.files import disk_faults, require_room
 from reconciler.sources import Brought, Listing, Remote, Request, Tap
-from reconciler.sources.names import printable, shards
+from reconciler.sources.names import of_folder, printable, shards
 
 FICLONE = 0x40049409  # _IOW(0x94, 9, int) of linux/fs.h
 CHUNK = 1 << 20
@@ -28,6 +30,8 @@ CHUNK = 1 << 20
 async def find(source: str, tap: Tap) -> Listing:
     named = source.removeprefix("file:").removeprefix("//")
     path = tap.base / os.path.expanduser(named)  # noqa: PTH111  (pathlib's raises where there is no such user)
+    if tap.folders and path.is_dir() and (inside := await in_bulk(_weights, path)):
+        return Listing("", tuple(_remote(path / name, 1) for name in inside), folder=True)
     paths = [path.with_name(name) for name in shards(path.name)] or [path]
     return Listing("", tuple(_remote(path, len(paths)) for path in paths))
 
@@ -65,6 +69,12 @@ def _remote(path: Path, parts: int) -> Remote:
         raise Fault("FILE_NOT_FOUND", what, hint=hint, kind=FaultClass.NEEDS_HUMAN)
     with _opened(path) as data:
         return Remote(printable(path.name), (str(path),), os.fstat(data.fileno()).st_size)
+
+
+def _weights(folder: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return of_folder(path.name for path in folder.iterdir() if path.is_file())
+    return []
 
 
 def _models(folder: Path) -> str:

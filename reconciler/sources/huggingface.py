@@ -25,7 +25,7 @@ from urllib.parse import quote, urlsplit
 from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.host.fetch import OPEN, Access, retry_after
 from reconciler.sources import Brought, Listing, Remote, Request, Tap, url
-from reconciler.sources.names import printable
+from reconciler.sources.names import of_folder, printable
 
 if TYPE_CHECKING:
     import httpx2
@@ -72,14 +72,17 @@ class Wanted:
 
 
 async def find(source: str, tap: Tap) -> Listing:
-    """The GGUF files of a repository at one commit. Raises Fault; see `_meant` for what each answer means."""
+    """The GGUF files of a repository at one commit, or its folder of weights.
+
+    Raises Fault; see `_meant` for what each answer means.
+    """
     wanted = _wanted(source)
     places = await asyncio.to_thread(_places, tap)
     passed: list[str] = []
     for number, place in enumerate(places):
         try:
             info = await asyncio.to_thread(_ask, place, wanted)
-            return _listing(wanted, info, places[number:], tuple(passed))
+            return _listing(wanted, info, places[number:], tuple(passed), tap.folders)
         except Fault as fault:
             if place.origin:
                 raise _with(fault, passed) from fault
@@ -270,9 +273,22 @@ def _check(info: ModelInfo, place: Place, wanted: Wanted) -> None:
 # -- what it holds ----------------------------------------------------------------------------------------------------
 
 
-def _listing(wanted: Wanted, info: ModelInfo, places: tuple[Place, ...], notes: tuple[str, ...]) -> Listing:
-    models = [s for s in info.siblings or () if isinstance(s.rfilename, str) and s.rfilename.lower().endswith(".gguf")]
+def _listing(
+    wanted: Wanted, info: ModelInfo, places: tuple[Place, ...], notes: tuple[str, ...], folders: str = ""
+) -> Listing:
+    every = {s.rfilename: s for s in info.siblings or () if isinstance(s.rfilename, str)}
+    models = [s for name, s in every.items() if name.lower().endswith(".gguf")]
     where = f"hf:{info.id}@{wanted.revision or info.sha}"
+    inside = of_folder(every) if folders == "only" or (folders and not models) else []
+    if inside:
+        models = [every[name] for name in inside]
+    elif folders == "only":
+        raise Fault(
+            "NO_WEIGHTS",
+            f"{where} is no folder of weights: one has a config.json and .safetensors files",
+            hint="name a repository whose weights are in that form, or serve its GGUF with llama.cpp",
+            kind=FaultClass.PERMANENT,
+        )
     if not models:
         raise Fault(
             "NO_GGUF",
@@ -290,8 +306,8 @@ def _listing(wanted: Wanted, info: ModelInfo, places: tuple[Place, ...], notes: 
     if info.id.lower() != wanted.repo.lower():
         notes = (*notes, f"{wanted.repo} is now called {info.id}; write hf:{info.id} in the manifest")
     remotes = (_remote(sibling, info, places) for sibling in models)
-    files = tuple(sorted(remotes, key=lambda remote: remote.name))
-    return Listing(f"hf:{info.id}@{info.sha}", files, _licence(info), notes=notes)
+    files = tuple(remotes) if inside else tuple(sorted(remotes, key=lambda remote: remote.name))
+    return Listing(f"hf:{info.id}@{info.sha}", files, _licence(info), notes=notes, folder=bool(inside))
 
 
 def _remote(sibling: RepoSibling, info: ModelInfo, places: tuple[Place, ...]) -> Remote:

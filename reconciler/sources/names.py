@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 MOST_SHARDS = 1000
+WEIGHTS = ".safetensors"
+_OF_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.(safetensors|json|model|txt|jinja|tiktoken)")
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(\.gguf)$", re.IGNORECASE)
 
 
@@ -38,3 +41,12 @@ def shards(text: str) -> tuple[str, ...]:
         return ()
     stem = text[: match.start()]
     return tuple(f"{stem}-{n:05d}-of-{match[2]}{match[3]}" for n in range(1, count + 1))
+
+
+def of_folder(names: Iterable[str]) -> list[str]:
+    """The files of a folder of weights, as MLX and Python engines load it, the weights first; none where it is none.
+
+    Only what is data: no programs, and no pickles, which are programs. These names are fit to be names of files.
+    """
+    found = sorted((n for n in names if _OF_FOLDER.fullmatch(n)), key=lambda n: (not n.endswith(WEIGHTS), n))
+    return found if found and found[0].endswith(WEIGHTS) and "config.json" in found else []

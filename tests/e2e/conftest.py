@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.support.engines import wrapper
 from tests.support.tiny_gguf import tiny_gguf
 
 HERE = Path(__file__).parent
+OWN_SERVER = HERE.parent / "support" / "own_server.py"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,6 +44,15 @@ def stage(tmp_path: Path, models: Path) -> Iterator[Stage]:
 def fake(stage: Stage) -> Stage:
     """A stage whose engine is the fake one: ready at once, with answers that mean nothing."""
     wrapper(stage.folder / "engine")
+    return stage
+
+
+@pytest.fixture
+def own(stage: Stage) -> Stage:
+    """A stage with a server of its own manners (tests/support/own_server.py) beside its manifest."""
+    program = stage.folder / "own"
+    program.write_text(OWN_SERVER.read_text().replace("/usr/bin/env python3", sys.executable))
+    program.chmod(0o755)
     return stage
 
 

@@ -162,6 +162,16 @@ def test_the_example_of_more_models_than_memory_loads_what_is_asked_for(tmp_path
 
 
 @pytest.mark.slow
+def test_the_example_of_a_program_of_ones_own_answers(tmp_path: Path) -> None:
+    with example("command", tmp_path) as stage:
+        stage.run("apply", "--locked", timeout=600)
+        assert stage.servers() == []
+        assert stage.ask("default")["choices"][0]["message"]["content"].startswith("Hello, I have 98362432 bytes")
+        assert stage.server()
+        assert "nothing to do" in stage.run("plan").stdout
+
+
+@pytest.mark.slow
 def test_the_hub_example_takes_what_fits_and_what_is_named(tmp_path: Path) -> None:
     """Against a hub on this machine, which HF_ENDPOINT makes a mirror: the origin is never asked."""
     made = tmp_path / "m.gguf"

@@ -198,7 +198,8 @@ def test_llama_swap(tmp_path: Path) -> None:
     assert stack.models["docker"].source == "file:~/models/q.gguf"
     assert (stack.models["vllm"].source, stack.models["vllm"].env) == ("hf:Qwen/Qwen3-8B", {"VLLM_USE_V1": "1"})
     engine: Any = stack.engines["vllm"]
-    assert (engine.argv, engine.ready.http) == (("vllm", "serve", "Qwen/Qwen3-8B", "--port", "{port}"), "/ready")
+    assert engine.argv == ("vllm", "serve", "{model_path}", "--port", "{port}")
+    assert (engine.ready.http, engine.calls) == ("/ready", None)
     assert [key.key for key in stack.gateway.api_keys] == ["env:LLAMA_SWAP_KEY_1", "env:SWAP_KEY"]
     assert stack.providers["other"].base_url == "http://10.0.0.2:8080/v1"
     assert list(stack.routes) == ["m1"]
@@ -214,10 +215,14 @@ def test_llama_swap(tmp_path: Path) -> None:
 def test_a_macro_that_is_not_defined_and_one_that_grows(tmp_path: Path) -> None:
     grow = {f"m{i}": f"${{m{i + 1}}} ${{m{i + 1}}}" for i in range(20)} | {"m20": "x" * 100}
     models = {"grow": {"cmd": "${m0}"}, "gone": {"cmd": "${nobody}"}, "env": {"cmd": "${env.NOT_SET}"},
-              "ok": {"cmd": "llama-server -hf a/b:Q8_0"}}  # fmt: skip
+              "ok": {"cmd": "llama-server -hf a/b:Q8_0"}, "portless": {"cmd": "vllm serve a/b"},
+              "json": {"cmd": """vllm serve a/b --port=${PORT} --hf-overrides '{"a": 1}'"""}}  # fmt: skip
     put(tmp_path / "config.yaml", {"macros": grow, "models": models})
     stack, draft, _ = made("llama-swap", tmp_path)
-    assert list(stack.models) == ["ok"]
+    assert list(stack.models) == ["ok", "json"]
+    engine: Any = stack.engines["vllm"]
+    assert engine.argv == ("vllm", "serve", "{model_path}", "--port={port}", "--hf-overrides", '{{"a": 1}}')
+    said(draft, "the model portless", "{port}")
     said(draft, "the model grow", "too long")
     said(draft, "the model gone", "nobody is not defined")
     said(draft, "the model env", "NOT_SET")

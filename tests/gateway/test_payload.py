@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.gateway.errors import Refusal
-from reconciler.gateway.payload import parse
+from reconciler.gateway.payload import parse, renamed
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,14 @@ def test_no_bytes_make_it_fail_otherwise(body: bytes) -> None:
         assert refusal.status == 400  # noqa: PT017 - any refusal will do, but nothing else
     else:
         assert json.loads(body)["model"] == name
+
+
+def test_another_name_changes_nothing_else() -> None:
+    body = '{"x":[1,2.5,null,"é\\ud800"],"model":"a","messages":[{"model":"a"}]}'.encode()
+    assert parse(renamed(parse(body), "/m/é")) == {**parse(body), "model": "/m/é"}
+
+
+def test_a_number_that_json_cannot_say_is_not_passed_on_under_another_name() -> None:
+    with pytest.raises(Refusal) as caught:
+        renamed(parse(b'{"model":"a","x":1e999}'), "b")
+    assert (caught.value.status, caught.value.code) == (400, "invalid_json")

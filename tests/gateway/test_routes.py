@@ -23,6 +23,7 @@ def test_a_whole_file_is_read() -> None:
     chat = match(routes, "chat").target
     assert chat is not None
     assert (chat.label, chat.id, chat.port) == ("server/chat", "server/chat#ab12", 34567)
+    assert chat.model is None
     soon = routes.models["soon"]
     assert (soon.target, soon.reason) == (None, "downloading 40 %")
 
@@ -42,6 +43,7 @@ def test_a_whole_file_is_read() -> None:
         ({"models": {"chat": model(target(1, "a\r\nX: y"))}}, "target.id"),
         ({"models": {"chat": model(target(1, key="a\r\nX: y"))}}, "target.key"),
         ({"models": {"chat": model(target(0))}}, "target.port"),
+        ({"models": {"chat": model(target(1) | {"model": 5})}}, "target.model"),
     ],
 )
 def test_a_bad_file_says_which_part(change: dict[str, Any], message: str) -> None:

@@ -79,7 +79,7 @@ PRIVATE = [
     "providers: {p: {preset: openai, api_key: ['env:%s', 'env:B']}}",
     "mcp_servers: {m: {command: x, env: {TOKEN: %s}}}",
     "mcp_servers: {m: {url: 'http://host/', headers: {X-Key: %s}}}",
-    "engines: {e: {type: command, argv: [x], env: {TOKEN: %s}}}",
+    "engines: {e: {type: command, argv: [x, '{port}'], env: {TOKEN: %s}}}",
     "gateway: {api_keys: [{name: a, key: 'env:%s'}]}",
 ]
 

@@ -107,7 +107,7 @@ def test_the_whole_language_is_understood() -> None:
     assert (llama.version, llama.variant, llama.source, llama.path) == ("b11434", "auto", "github", None)
     assert isinstance(vllm, CommandEngine)
     assert vllm.argv == ("vllm", "serve", "{model_path}", "--port", "{port}")
-    assert (vllm.ready.http, vllm.ready.timeout) == ("/health", 300.0)
+    assert (vllm.ready.http, vllm.ready.timeout, vllm.calls) == ("/health", 300.0, "{model_path}")
     chat, fitted = stack.models["chat"], stack.models["fitted"]
     assert chat.quant is Quant.Q4_K_M
     assert fitted.quant == Fit(fit="auto", at_least=Quant.Q4_K_S, at_most=Quant.Q8_0)
@@ -256,8 +256,8 @@ FAULTS = [
     ),
     (f"{TOP}engines: {{e: {{type: command, argv: []}}}}", 2, 36, "engines.e.argv", "must not be empty", ""),
     (
-        f"{TOP}engines: {{e: {{type: command, argv: [x], command: x}}}}", 2, 41, "engines.e.command",
-        "unknown key 'command'", "one of: argv, drift, env, override, protect, ready, type, when",
+        f"{TOP}engines: {{e: {{type: command, argv: [x, '{{port}}'], command: x}}}}", 2, 51, "engines.e.command",
+        "unknown key 'command'", "one of: argv, calls, drift, env, override, protect, ready, type, when",
     ),
     (
         f"{TOP}engines: {{e: {{type: mlx, ready: {{htp: /}}}}}}", 2, 34,
@@ -384,7 +384,7 @@ FAULTS = [
         "mcp_servers.m.env.A", "must be text", "put it in quotes",
     ),
     (
-        f"{TOP}engines: {{e: {{type: command, argv: [x], env: {{1A: x}}}}}}", 2, 47, "engines.e.env.1A",
+        f"{TOP}engines: {{e: {{type: command, argv: [x, '{{port}}'], env: {{1A: x}}}}}}", 2, 57, "engines.e.env.1A",
         "is not well formed", "use letters, digits and underscores, and do not begin with a digit",
     ),
 ]  # fmt: skip
@@ -420,7 +420,7 @@ def test_a_fault_says_where_and_what_and_the_remedy(
         "mcp_servers: {m: {command: x, env: {TOKEN: 'keyring:hunter2/b/c'}}}",
         "mcp_servers: {m: {command: x, args: hunter2}}",
         "engines: {e: {type: command, argv: hunter2}}",
-        "engines: {e: {type: command, argv: [x], env: {TOKEN: 'command:'}, ready: hunter}}",
+        "engines: {e: {type: command, argv: [x, '{port}'], env: {TOKEN: 'command:'}, ready: hunter}}",
         "gateway: {api_keys: [{name: a, key: hunter2}]}",
         "models: {a: {source: file:x, lora: ['https://u:hunter2@h/l.gguf']}}",
         "models: {a: {source: file:x, mmproj: 'https://u:hunter2@h/l.gguf'}}",

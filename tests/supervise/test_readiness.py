@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from reconciler.host.effects import Effects
 from reconciler.host.process import NONCE, Identity, Processes, alive, workload_environment
 from reconciler.supervise.actor import Watched, watch
 from reconciler.supervise.machine import SILENCES
-from reconciler.supervise.readiness import healthy, wait_ready
+from reconciler.supervise.readiness import Health, healthy, wait_ready
 from tests.support.engines import FAKE_ENGINE
 from tests.support.processes import children_with_env, free_port, kill9, wait_until
 
@@ -45,9 +46,9 @@ class Stage:
         self.identity = self.processes.spawn(command, environment, self.log, self.folder)
         return self.identity
 
-    async def ready(self, budget: float = 30.0, log_start: int = 0) -> None:
+    async def ready(self, budget: float = 30.0, log_start: int = 0, **more: Any) -> None:
         assert self.identity is not None
-        await wait_ready(self.processes, self.identity, "127.0.0.1", self.port, budget, self.log, log_start)
+        await wait_ready(self.processes, self.identity, "127.0.0.1", self.port, budget, self.log, log_start, **more)
 
     async def fails(self, budget: float = 30.0, log_start: int = 0) -> Fault:
         with pytest.raises(Fault) as caught:
@@ -256,3 +257,24 @@ async def test_watching_can_be_given_up_and_leaves_no_task(stage: Stage) -> None
         await watching
     assert asyncio.all_tasks() == before
     assert alive(identity)
+
+
+async def test_a_path_that_wants_the_key_is_asked_with_it(stage: Stage) -> None:
+    stage.start("", "--api-key", "k1")
+    await stage.ready(health=Health("/v1/models", "k1"))
+    assert await healthy("127.0.0.1", stage.port, health=Health("/v1/models", "k1"))
+    assert not await healthy("127.0.0.1", stage.port, health=Health("/v1/models", "k2"))
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "status"), [("/v1/models", "", 401), ("/v1/models", "k2", 401), ("/up", "k1", 404)]
+)
+async def test_a_path_that_never_answers_200_is_told_with_what_it_answers(
+    stage: Stage, path: str, key: str, status: int
+) -> None:
+    stage.start("", "--api-key", "k1")
+    with pytest.raises(Fault) as caught:
+        await stage.ready(2.0, health=Health(path, key))
+    assert caught.value.code == "MODEL_LOAD_TIMED_OUT"
+    assert f"GET {path} answers {status}" in caught.value.message
+    assert "`ready.http`" in caught.value.hint

@@ -124,7 +124,7 @@ class Hub:
         return self.server.log
 
     def add(self, name: str, files: Mapping[str, bytes], **facts: Any) -> Repo:
-        """A repository with one commit; `facts` are the fields of Repo. Names of LFS files: *.gguf over 1 kB."""
+        """A repository with one commit; `facts` are the fields of Repo. LFS: *.gguf and *.safetensors over 1 kB."""
         repo = self.repos[name] = Repo(name, **facts)
         repo.commit(files)
         return repo
@@ -246,7 +246,7 @@ def _error(status: int, code: str, message: str) -> web.Response:
 
 
 def _is_lfs(name: str, data: bytes) -> bool:
-    return name.lower().endswith(".gguf") and len(data) > 1000
+    return name.lower().endswith((".gguf", ".safetensors")) and len(data) > 1000
 
 
 def _sha256(data: bytes) -> str:

@@ -19,13 +19,14 @@ from reconciler.kinds.base import Tools
 from reconciler.kinds.engine import flags as help_text
 from reconciler.kinds.engine.help import flags_of
 from reconciler.kinds.engine.mark import MARK, marked, python
-from reconciler.kinds.engine.rules import EngineRules, EngineState, Missing, Offer, Template
+from reconciler.kinds.engine.rules import EngineRules, EngineState, Missing, Offer
 from reconciler.kinds.engine.spec import EngineSpec, pinned
 from reconciler.kinds.engine.variants import Refusal
+from reconciler.kinds.flags import FlagSet
 from reconciler.store.blobs import token
 
 HOST_PROGRAM = Path(__file__).with_name("llama_host.py")
-MLX_SERVER = ("-m", "mlx_lm", "server", "--model", "{model_path}", "--host", "{host}", "--port", "{port}")
+OWN = FlagSet(why="its servers have flags of their own, and `options` of a model are not passed on")
 
 
 def python_tag() -> str:
@@ -158,8 +159,7 @@ def _made(spec: EngineSpec, folder: Path, tools: Tools) -> EngineState | None:
         return None
     title = f"{spec.type} {about.get('version') or spec.resolved}".rstrip()
     if spec.type == "mlx":
-        template = Template((str(start), *MLX_SERVER), spec.http, spec.timeout, spec.env)
-        return EngineState((), title, token=spec.folder, template=template)
+        return EngineState((), title, token=spec.folder, template=spec.template(str(start)), flags=OWN)
     why, considered = about.get("why", ""), tuple[str, ...]()
     if spec.released and not isinstance(found := spec.chosen(tools.host()), Refusal):
         why, considered = found.why, found.considered
@@ -168,17 +168,27 @@ def _made(spec: EngineSpec, folder: Path, tools: Tools) -> EngineState | None:
 
 
 def _command(spec: EngineSpec, tools: Tools) -> EngineState | None:
-    program = _called(spec, tools)
+    program = shutil.which(_named(spec, tools))
     if program is None:
         return None
-    template = Template((program, *spec.argv[1:]), spec.http, spec.timeout, spec.env)
-    return EngineState((), spec.argv[0], owned=False, token=token(Path(program).resolve()) or "", template=template)
+    seen = token(Path(program).resolve()) or ""
+    return EngineState((), spec.argv[0], owned=False, token=seen, template=spec.template(program), flags=OWN)
 
 
-def _called(spec: EngineSpec, tools: Tools) -> str | None:
-    """The program of a command: a name is looked for in PATH, a relative path counts from the manifest's folder."""
+def _named(spec: EngineSpec, tools: Tools) -> str:
+    """The program of a command: a name that PATH knows, or a path, which counts from the manifest's folder."""
     name = spec.argv[0]
-    return shutil.which(str(tools.base / Path(name).expanduser()) if "/" in name or name.startswith("~") else name)
+    return str(tools.base / Path(name).expanduser()) if "/" in name or name.startswith("~") else name
+
+
+def _no_program(spec: EngineSpec, tools: Tools) -> tuple[str, str]:
+    """Why the program of a command cannot be run, and what to do."""
+    path = Path(named := _named(spec, tools))
+    if "/" not in named:
+        return f"there is no {named} in PATH", "install it, or write its path as the first word of `argv`"
+    if path.is_file():
+        return f"{path} may not be executed", f"chmod +x {path}"
+    return f"{path} is no program", "install it, or correct the first word of `argv`"
 
 
 def _program(spec: EngineSpec) -> Path | None:
@@ -191,6 +201,9 @@ def _program(spec: EngineSpec) -> Path | None:
 
 def _offer(spec: EngineSpec, host: HostFacts, tools: Tools) -> Offer:
     """What would be installed, by the lock, the ledger, or a look ahead."""
+    if spec.type == "command":
+        why, hint = _no_program(spec, tools)
+        return Offer(refused=why, hint=hint)
     if spec.type == "mlx" and (host.os, host.arch) != ("macos", "arm64"):
         here = f"{host.os}/{host.arch}"
         return Offer(refused=f"mlx runs on Macs with Apple silicon only, and this is {here}", hint="use llama.cpp")
@@ -256,13 +269,9 @@ async def _renew(ref: Ref, spec: EngineSpec, tools: Tools) -> None:
 
 
 def _usable(spec: EngineSpec, tools: Tools) -> None:
-    if spec.type == "command" and _called(spec, tools) is None:
-        raise Fault(
-            "BINARY_NOT_FOUND",
-            f"{spec.argv[0]} is not a program that can be run here",
-            hint="install it, or correct the first word of `argv`",
-            kind=FaultClass.NEEDS_HUMAN,
-        )
+    if spec.type == "command" and _look(spec, tools) is None:
+        why, hint = _no_program(spec, tools)
+        raise Fault("BINARY_NOT_FOUND", why, hint=hint, kind=FaultClass.NEEDS_HUMAN)
     if not spec.path or _program(spec) is not None:
         return
     path = Path(spec.path).expanduser()

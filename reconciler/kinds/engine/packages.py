@@ -109,12 +109,11 @@ async def _pip(folder: Path, package: str, spec: EngineSpec, tools: Tools, ref: 
     if spec.wheel:
         await _from_store(folder, await brought(ref, spec, f"{package}=={spec.resolved}", tools), tools)
         return
-    # With a hash pip would want one of everything that it brings along.
-    alone = spec.type != "mlx"
-    line = f"{package}=={spec.resolved}" + (f" --hash=sha256:{spec.locked}" if alone else "")
-    tools.files.write(folder / "wanted.txt", f"{line}\n".encode())
-    wanted = ["--requirement", str(folder / "wanted.txt"), *(["--no-deps"] if alone else [])]
-    await _install_into(folder, wanted, f"{package}=={spec.resolved}", tools)
+    meant = f"{package}=={spec.resolved}"
+    tools.files.write(folder / "wanted.txt", f"{meant} --hash=sha256:{spec.locked}\n".encode())
+    await _install_into(folder, ["--no-deps", "--requirement", str(folder / "wanted.txt")], meant, tools)
+    if spec.type == "mlx":  # with a hash pip would want one of everything that it brings along: that comes unpinned
+        await _install_into(folder, [meant], meant, tools)
 
 
 async def _from_store(folder: Path, wheel: File, tools: Tools) -> None:

@@ -11,9 +11,8 @@ from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price
 from reconciler.core.state import VOLATILE, Absent, Drift, World
 from reconciler.core.status import Condition, no, yes
 from reconciler.kinds.engine.spec import EngineSpec, newer
+from reconciler.kinds.engine.template import Template
 from reconciler.kinds.flags import FlagSet
-
-PLACES = ("model_path", "model_name", "host", "port", "context")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,36 +33,6 @@ class Offer:
     refused: str = ""
     hint: str = ""
     problem: str = field(default="", metadata=VOLATILE)
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """How to start a server that has flags of its own. `env` may hold references to secrets.
-
-    It is ready once `http` answers 200, within `timeout` seconds.
-    """
-
-    argv: tuple[str, ...]
-    http: str = "/health"
-    timeout: float = 300.0
-    env: tuple[tuple[str, str], ...] = ()
-
-    def filled(self, values: Mapping[str, str]) -> list[str]:
-        """The command line: `values` has a text for each of PLACES. Other braces stay as they are.
-
-        >>> Template(("serve", "{model_path}", "--port={port}")).filled({"model_path": "/m", "port": "80"})
-        ['serve', '/m', '--port=80']
-        """
-        return [_filled(word, values) for word in self.argv]
-
-
-def _filled(word: str, values: Mapping[str, str]) -> str:
-    first, *parts = word.split("{")  # one pass, so that a path with braces in it is not filled in again
-    text = first
-    for part in parts:
-        name, brace, rest = part.partition("}")
-        text += values[name] + rest if brace and name in PLACES and name in values else "{" + part
-    return text
 
 
 @dataclass(frozen=True, slots=True)

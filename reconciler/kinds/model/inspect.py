@@ -32,6 +32,8 @@ async def inspect(spec: ModelSpec, tools: Tools) -> dict[str, Any]:
     told: dict[str, Any] = {"source": spec.source, "resolved": listing.resolved, "licence": listing.licence or None}
     if listing.opaque:
         return told | {"model": None, "offers": [], "note": "what is inside is known once it was fetched"}
+    if listing.folder:
+        return told | {"model": None, "offers": [], "note": "a folder of weights, for engines that load such"}
     host = tools.host()
     try:
         chosen = choose(listing.files, spec, no_fit).offer

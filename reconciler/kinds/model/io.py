@@ -21,7 +21,7 @@ from reconciler.host.fetch import Progress
 from reconciler.host.files import require_room
 from reconciler.kinds.base import Tools
 from reconciler.kinds.model.rules import ModelRules, ModelState
-from reconciler.kinds.model.spec import ModelSpec, Piece, pieces, shape_text, shown
+from reconciler.kinds.model.spec import FILE, ModelSpec, Piece, pieces, shape_text, shown
 from reconciler.sources import Brought, Hub, Remote, Request, Tap, source_for
 from reconciler.store.blobs import token
 from reconciler.store.ledger import Artifact
@@ -108,7 +108,7 @@ def _pieces(spec: ModelSpec, pin: Mapping[str, Any] | None) -> tuple[Piece, ...]
     if wanted and not (known and known[0].sha256 == wanted):
         fits = bool(found) and found[0].sha256 == wanted
         known = found if fits else (Piece(spec.role, "", spec.size if wanted == spec.locked else 0, wanted),)
-    return known if spec.projector else tuple(p for p in known if p.role == spec.role)
+    return known if spec.projector else tuple(p for p in known if p.role in (spec.role, FILE))
 
 
 def _look(spec: ModelSpec, pin: Mapping[str, Any] | None, verified: Mapping[str, Artifact], tools: Tools) -> ModelState:
@@ -200,7 +200,7 @@ async def surveyed(spec: ModelSpec, source: str, tools: Tools) -> Survey:
 def tap_for(spec: ModelSpec, tools: Tools) -> Tap:
     """What a source needs, with the secrets that the spec refers to. Raises Fault where one is missing."""
     hub = Hub(spec.hub.endpoint, spec.hub.mirrors, _secret(spec.hub.token, tools))
-    return Tap(tools.base, tools.files, tools.effects, tools.fetch, hub, _secret(spec.token, tools))
+    return Tap(tools.base, tools.files, tools.effects, tools.fetch, hub, _secret(spec.token, tools), spec.folders)
 
 
 def _secret(reference: str, tools: Tools) -> str:
@@ -291,6 +291,7 @@ async def _one(
     priority: int,
 ) -> Brought:
     """One file into the store, unless it is there; two models that want the same file wait for each other."""
+    from reconciler.kinds.model.folder import judge_weights
     from reconciler.kinds.model.survey import judge_file
 
     role, remote = seen.remotes[number]
@@ -308,7 +309,7 @@ async def _one(
             tools.fetch.discard(part)
             raise _mismatch(ref, spec, brought, wanted)
         try:
-            await in_bulk(judge_file, part, brought, role)
+            await in_bulk(judge_weights if seen.folder else judge_file, part, brought, role)
         except Fault:
             tools.fetch.discard(part)
             raise

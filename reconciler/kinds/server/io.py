@@ -19,6 +19,7 @@ from reconciler.kinds.fit import judged
 from reconciler.kinds.flags import Unfit
 from reconciler.kinds.server.rules import Instance, ServerRules, ServerState, artifacts, demand
 from reconciler.kinds.server.spec import Paths, ServerSpec, arguments
+from reconciler.kinds.server.templated import WITHIN, Bound, health_of, launch_of
 from reconciler.kinds.workload import (
     Launch,
     loading_rate,
@@ -30,7 +31,7 @@ from reconciler.kinds.workload import (
     stop,
 )
 from reconciler.store.ledger import ProcessRow
-from reconciler.store.views import together
+from reconciler.store.views import by_name, together
 from reconciler.supervise.readiness import LEAST, healthy, start_budget, wait_ready
 
 HOST = "127.0.0.1"
@@ -77,7 +78,7 @@ class ServerKind:
     async def answers(self, row: ProcessRow, tools: Tools) -> bool:
         """Its /health answers; or it is at work: long generations may keep every thread that could answer busy."""
         before = _cpu(row)
-        if await healthy(row.host, row.port, timeout=PATIENCE):
+        if await healthy(row.host, row.port, PATIENCE, health_of(row, tools)):
             return True
         gateway = tools.look(Ref("gateway", "main"))
         return gateway is not None and row.nonce in gateway.inflight and _cpu(row) > before
@@ -123,6 +124,11 @@ async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
     layers = fit.found.gpu_layers if fit is not None and host.devices and spec.gpu_layers < 0 else spec.gpu_layers
     nonce, key = new_nonce(), secrets.token_urlsafe(32)
     port = free_port(HOST)
+    inputs = {key: state.token for key, state in (*made, ("engine", engine)) if state.token}
+    if engine.template is not None:
+        bound = Bound(paths.model, HOST, port, nonce, key, inputs)
+        await start(await launch_of(ref, declared, engine.template, bound, tools), tools)
+        return
     budget = start_budget(size, loading_rate(tools))
 
     async def ready(identity: Identity, log: Path, log_start: int) -> None:
@@ -139,7 +145,7 @@ async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
             {**dict(spec.env), "LLAMA_API_KEY": key},
             HOST,
             port,
-            {key: state.token for key, state in (*made, ("engine", engine)) if state.token},
+            inputs,
             nonce,
             key,
             ready,
@@ -161,6 +167,8 @@ def _arguments(spec: ServerSpec, paths: Paths, port: int, layers: int, engine: A
 def _paths(spec: ServerSpec, made: Mapping[str, Any], tools: Tools) -> Paths:
     """Where its files lie. The parts of a split model are found by their names: they get a folder of links."""
     own = made["model"].pieces
+    if any(piece.role == "file" for piece in own):
+        return Paths(str(by_name({piece.name: piece.sha256 for piece in own}, tools.layout, tools.files)))
     parts = [piece.sha256 for piece in own if piece.role == "model"] or [made["model"].sha256]
     model = tools.layout.blob(parts[0]) if len(parts) == 1 else together(parts, tools.layout, tools.files)
     where = {
@@ -178,7 +186,9 @@ async def _await(row: ProcessRow | None, tools: Tools) -> None:
         raise Fault("PROCESS_EXITED", "the process is gone")
     log = Path(row.log)
     try:
-        await wait_ready(tools.processes, row.identity, row.host, row.port, LEAST * 5, log, 0)
+        budget = float(row.inputs.get(WITHIN, LEAST * 5))
+        health = health_of(row, tools)
+        await wait_ready(tools.processes, row.identity, row.host, row.port, budget, log, 0, health=health)
     except Fault:
         await stop(row, tools, GRACE)
         raise

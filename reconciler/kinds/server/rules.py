@@ -131,6 +131,8 @@ def wanted(ref: Ref, declared: Declared, world: World) -> bool:
 def _denied(ref: Ref, declared: Declared, world: World) -> Change | None:
     """That it can never be loaded, said when it is declared and not only when it is asked for."""
     standing = world.standing.get(ref)
+    if wrong := unloadable(declared.spec, world):
+        return Change(ref, Op.DENIED, wrong, where=declared.where, wrong=True)
     if standing is None or not standing.never:
         return None
     return Change(ref, Op.DENIED, standing.why, where=declared.where)
@@ -246,13 +248,15 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
     size = _size(spec, world)
     standing = world.standing.get(ref)
     waits = _waits_for(spec, world) or (standing.hold if standing is not None else "")
-    if wrong := refused(spec, world):
+    if wrong := refused(spec, world) or unloadable(spec, world):
         return Change(ref, Op.DENIED, wrong, where=declared.where, wrong=True)
     if not waits and world.found(Ref("engine", spec.engine)).fallback and any(serves(i) for i in stale):
         waits = f"the earlier engine serves until engine/{spec.engine} is installed"
     turn = _rolls(ref, spec, world) if not waits and any(serves(i) for i in stale) else None
     waits = f"waits for {turn}: {ONE_AT_A_TIME}" if turn is not None else waits
-    told = _told(fit, spec.context) + _unchecked(spec, world)
+    templated = _templated(spec, world)
+    told = _told(fit, 0 if templated else spec.context) + _unchecked(spec, world)
+    told += _guessed(spec, fit, world) if templated else ""
     args = {"turn": turn} if turn is not None else {}
     begin = Action(Phase.START, "start", f"start a process and wait until it is ready{told}", args, waits)
     hung = any(i.life is Life.UNRESPONSIVE for i in stale)
@@ -448,6 +452,22 @@ def refused(spec: ServerSpec, world: World) -> str:
     return "; ".join(unfit(spec.options, flags, f"engine/{spec.engine}")) if flags is not None else ""
 
 
+def unloadable(spec: ServerSpec, world: World) -> str:
+    """That its engine does not load a model of this form; empty where it does, or where the form is not known yet."""
+    model, declared = _model(spec, world), world.desired.get(Ref("engine", spec.engine))
+    if model is None or declared is None:
+        return ""
+    roles = [piece.role for piece in model.pieces] or [str(f.get("role")) for f in model.foreseen.get("also", ())]
+    known = bool(model.pieces or model.foreseen.get("name"))
+    if "file" in roles:
+        told = f"model/{spec.model} is a folder of weights, and {spec.engine} loads GGUF files"
+        return "" if getattr(declared.spec, "templated", False) else told
+    told = (
+        f"model/{spec.model} is a GGUF file, and mlx-lm loads folders of weights (name the repository of its MLX form)"
+    )
+    return told if known and getattr(declared.spec, "type", "") == "mlx" else ""
+
+
 def _flags(spec: ServerSpec, world: World) -> FlagSet | None:
     """The flags of its engine, also of one that is not here yet but known; None where they will show."""
     ref = Ref("engine", spec.engine)
@@ -467,6 +487,22 @@ def _unchecked(spec: ServerSpec, world: World) -> str:
     return "" if flags.known else f"; warning: its options are passed unchecked: {why}"
 
 
+def _templated(spec: ServerSpec, world: World) -> bool:
+    """Whether its engine is none of llama.cpp, with flags of its own."""
+    ref = Ref("engine", spec.engine)
+    if (state := world.found(ref)) is not None:
+        return state.template is not None
+    return (declared := world.desired.get(ref)) is not None and declared.spec.templated
+
+
+def _guessed(spec: ServerSpec, fit: Fit | None, world: World) -> str:
+    """What the estimate of memory rests on, where the engine is none that it was made for."""
+    if fit is not None:
+        return "; its memory is estimated as llama.cpp would take it"
+    size = _size(spec, world)
+    return f"; about {human_bytes(size)} of memory, by the size of its files alone" if size else ""
+
+
 def _told(fit: Fit | None, context: int) -> str:
     if fit is None:
         return ""
@@ -479,7 +515,7 @@ def _size(spec: ServerSpec, world: World) -> int:
     if (fit := fitting(spec, world)) is not None:
         return fit.memory
     model = _model(spec, world)
-    return int(model.size * ROOM) if model is not None else 0
+    return int((model.size or int(model.foreseen.get("total", 0))) * ROOM) if model is not None else 0
 
 
 def _released(ref: Ref, world: World) -> int:

