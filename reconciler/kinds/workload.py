@@ -18,9 +18,10 @@ from reconciler.core.ids import Ref, canonical
 from reconciler.core.limits import NO_LIMITS, Limits
 from reconciler.host.process import ABOUT, NONCE, ROOT, Identity, alive, workload_environment
 from reconciler.kinds.base import Tools
+from reconciler.kinds.carried import REDUCED
 from reconciler.store.ledger import UNWRITABLE, ProcessRow
 from reconciler.supervise import logs
-from reconciler.supervise.exits import Ending, looping, within
+from reconciler.supervise.exits import SHRINK_HINT, Ending, looping, within
 from reconciler.supervise.machine import SILENCES, Facts, Phase, phase
 from reconciler.supervise.readiness import TELLING
 
@@ -75,7 +76,7 @@ async def start(launch: Launch, tools: Tools) -> None:
         forget(launch.nonce, tools)
         if end is None:
             raise
-        fault = without_key(within(fault, launch.limits.memory), launch.key)
+        fault = tried(without_key(within(fault, launch.limits.memory), launch.key), launch.inputs)
         raise note_ending(launch.ref, launch.digest, fault, end.code, -1.0, tools) from fault
     except asyncio.CancelledError:
         await tools.processes.stop(identity, launch.nonce, grace=3.0)
@@ -108,6 +109,8 @@ def note_ending(ref: Ref, digest: str, fault: Fault, code: int | None, after: fl
     `after` is how many seconds it had been ready, -1 for never. Ends are in a row until their trouble is forgotten, or
     the spec is another one.
     """
+    if fault.code == "OUT_OF_MEMORY":
+        note_short(ref, digest, tools)
     key = f"ends {ref}"
     known = json.loads(tools.ledger.meta(key, "{}")) if tools.ledger.trouble(ref) is not None else {}
     earlier = known.get("ends", []) if known.get("digest") == digest else []
@@ -119,6 +122,41 @@ def note_ending(ref: Ref, digest: str, fault: Fault, code: int | None, after: fl
         if unwritten.code != UNWRITABLE:
             raise
     return looping(endings, fault)
+
+
+def note_short(ref: Ref, digest: str, tools: Tools) -> None:
+    """Remember that a server ended for want of memory, and what is free after that: its next start may need less."""
+    host = tools.host()
+    free = host.memory_available + sum(device.free for device in host.devices if not device.unified)
+    _remember_short(ref, canonical({"digest": digest, "free": free}), tools)
+
+
+def short_of(ref: Ref, tools: Tools) -> str:
+    """What is remembered of that (JSON); empty where there was no such end."""
+    return tools.ledger.meta(f"short {ref}")
+
+
+def forget_short(ref: Ref, tools: Tools) -> None:
+    """Its own settings are worth a try again."""
+    if short_of(ref, tools):
+        _remember_short(ref, "", tools)
+
+
+def _remember_short(ref: Ref, text: str, tools: Tools) -> None:
+    try:
+        tools.ledger.set_meta("short", **{f"short {ref}": text})
+    except Fault as unwritten:
+        if unwritten.code != UNWRITABLE:
+            raise
+
+
+def tried(fault: Fault, inputs: Mapping[str, str]) -> Fault:
+    """Out of memory once more, of a process that ran with less than its manifest says: that is told, too."""
+    if fault.code != "OUT_OF_MEMORY" or REDUCED not in inputs:
+        return fault
+    less = json.loads(inputs[REDUCED]).get("words", "less")
+    message = f"it ended so with its own settings, and again with {less}: {fault.message}"
+    return Fault(fault.code, message, hint=fault.hint.replace(SHRINK_HINT, ""), kind=fault.kind, after=fault.after)
 
 
 def without_key(fault: Fault, key: str) -> Fault:
@@ -165,6 +203,8 @@ def remember(identity: Identity, nonce: str, about: str, tools: Tools) -> Proces
         return None
     tools.ledger.intend_process(nonce, ref, digest, host, port, inputs, log)
     tools.ledger.record_spawned(nonce, identity)
+    if REDUCED in inputs and not short_of(ref, tools):
+        note_short(ref, digest, tools)
     return next(row for row in tools.ledger.processes() if row.nonce == nonce)
 
 

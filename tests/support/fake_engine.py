@@ -11,6 +11,8 @@ FAKE_ENGINE, separated by commas, switches:
     exit-at-once=CODE    end instead of starting (--version and --help still work)
     exit-on-usr1=CODE    end with it when SIGUSR1 comes (1)
     oom                  print an allocation failure as llama.cpp does and end with 1
+    oom-above=TOKENS     the same where --ctx-size, the context of all slots together, is above that
+    oom-later=SECONDS    with one of these two: that long after the start, instead of starting
     wrong-owner          run without ever binding the port
     never-ready          /health says 503 "Loading model" for ever
     slow-ready=SECONDS   the same for that long
@@ -36,6 +38,7 @@ import contextlib
 import hmac
 import itertools
 import json
+import math
 import os
 import resource
 import signal
@@ -57,6 +60,8 @@ SWITCHES = (
     "exit-at-once",
     "exit-on-usr1",
     "oom",
+    "oom-above",
+    "oom-later",
     "wrong-owner",
     "never-ready",
     "slow-ready",
@@ -528,6 +533,12 @@ def crash(seconds: float) -> None:
     os.abort()
 
 
+def out_of_memory() -> int:
+    log("ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 68719476736")
+    log("llama_kv_cache_init: failed to allocate buffer for kv cache\nsrv    load_model: failed to load model")
+    return 1
+
+
 def install_signals(switches: Switches) -> None:
     """The default ends without a word to threads: no flush, no lock, no traceback."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -596,10 +607,10 @@ def main(argv: list[str]) -> int:
         log("llama_model_load_from_file_impl: failed to load model")
         log(f"srv    load_model: failed to load model, '{options.model}'")
         return 1
-    if "oom" in switches:
-        log("ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 68719476736")
-        log("llama_kv_cache_init: failed to allocate buffer for kv cache\nsrv    load_model: failed to load model")
-        return 1
+    if "oom" in switches or options.ctx_size > switches.number("oom-above", math.inf):
+        if "oom-later" not in switches:
+            return out_of_memory()
+        threading.Timer(switches.number("oom-later", 1), lambda: os._exit(out_of_memory())).start()
     if "fork-grandchildren" in switches:
         for _ in range(2):
             subprocess.Popen(["sleep", str(GRANDCHILD_SECONDS)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)

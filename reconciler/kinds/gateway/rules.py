@@ -55,13 +55,17 @@ class GatewayState:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a model's requests go; nothing of it is set while nothing is ready. `on_demand` models load when asked."""
+    """Where a model's requests go; nothing of it is set while nothing is ready. `on_demand` models load when asked.
+
+    `context` is what one request may use there, where that is not what the manifest says (else 0).
+    """
 
     nonce: str = ""
     host: str = ""
     port: int = 0
     reason: str = field(default="", compare=False)
     on_demand: bool = False
+    context: int = 0
 
 
 class GatewayRules:
@@ -127,7 +131,9 @@ def targets(spec: GatewaySpec, world: World) -> dict[str, Target]:
         # The ones made from the wanted spec last, and among those the youngest.
         ready.sort(key=lambda i: (declared is not None and i.digest == declared.digest, i.ready or 0.0))
         if ready:
-            out[model.name] = Target(ready[-1].nonce, ready[-1].host, ready[-1].port)
+            settings = ready[-1].reduced
+            context = settings.context if settings is not None else 0
+            out[model.name] = Target(ready[-1].nonce, ready[-1].host, ready[-1].port, context=context)
         else:
             trouble = world.troubles.get(ref) or world.troubles.get(Ref("model", model.name))
             # The code only: a message may carry lines of a log, which are not for clients.
@@ -158,7 +164,7 @@ def content(spec: GatewaySpec, aim: Mapping[str, Target], keys: tuple[tuple[str,
         "models": {
             m.name: {
                 "owned_by": "reconciler",
-                "context": m.context,
+                "context": t.context or m.context,
                 "task": m.task,
                 "aliases": list(m.aliases),
                 "target": {"id": f"server/{m.name}#{t.nonce}", "host": t.host, "port": t.port} if t.nonce else None,

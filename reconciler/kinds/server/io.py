@@ -15,22 +15,27 @@ from reconciler.core.state import Absent, Declared, Found, Observation
 from reconciler.host.probes import free_port
 from reconciler.host.process import Identity, cpu_seconds, memory
 from reconciler.kinds.base import Tools
+from reconciler.kinds.carried import REDUCED
 from reconciler.kinds.fit import judged
 from reconciler.kinds.flags import Unfit
+from reconciler.kinds.server.reduced import Settings, applied, next_settings, shortage, told, words
 from reconciler.kinds.server.rules import Instance, ServerRules, ServerState, artifacts, demand
 from reconciler.kinds.server.spec import Paths, ServerSpec, arguments
 from reconciler.kinds.workload import (
     Launch,
+    forget_short,
     loading_rate,
     new_nonce,
     note_rate,
     row_phase,
     row_silent,
+    short_of,
     start,
     stop,
 )
 from reconciler.store.ledger import ProcessRow
 from reconciler.store.views import together
+from reconciler.supervise.exits import SHRINK_HINT
 from reconciler.supervise.readiness import LEAST, healthy, start_budget, wait_ready
 
 HOST = "127.0.0.1"
@@ -50,14 +55,15 @@ class ServerKind:
         measure = any(d.spec.start != "always" for ref, d in desired.items() if ref.kind == self.name)
         for ref in refs:
             found = tuple(_instance(row, measure, tools) for row in rows.get(ref, []))
-            out[ref] = Found(ServerState(found)) if found else Absent()
+            short = shortage(short_of(ref, tools))
+            out[ref] = Found(ServerState(found, short)) if found or short is not None else Absent()
         return out
 
     async def apply(self, action: Action, ref: Ref, declared: Declared | None, tools: Tools) -> None:
         match action.verb:
             case "start":
                 assert declared is not None
-                await _start(ref, declared, tools)
+                await _start(ref, declared, action.args.get("settings"), tools)
                 tools.ledger.own(ref, declared.digest, declared.spec)
             case "adopt":
                 assert declared is not None
@@ -72,6 +78,7 @@ class ServerKind:
                 if (row := _row(action, tools)) is not None:
                     await stop(row, tools, GRACE)
             case "release":
+                forget_short(ref, tools)
                 tools.ledger.disown(ref)
 
     async def answers(self, row: ProcessRow, tools: Tools) -> bool:
@@ -111,8 +118,9 @@ def _row(action: Action, tools: Tools) -> ProcessRow | None:
     return next((row for row in tools.ledger.processes() if row.nonce == action.args["nonce"]), None)
 
 
-async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
-    spec: ServerSpec = declared.spec
+async def _start(ref: Ref, declared: Declared, less: Settings | None, tools: Tools) -> None:
+    """`less` is what it runs with in place of the manifest's settings."""
+    spec: ServerSpec = applied(declared.spec, less)
     engine, made = tools.look(Ref("engine", spec.engine)), artifacts(spec, tools.look)
     if engine is None or not all(state is not None and state.usable for _, state in made):
         raise Fault("NOT_READY", "its engine or its model has just gone away")
@@ -131,22 +139,44 @@ async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
         await wait_ready(tools.processes, identity, HOST, port, budget, log, log_start, spec.limits.memory)
         note_rate(size, time.monotonic() - began, tools)
 
-    await start(
-        Launch(
-            ref,
-            declared.digest,
-            [*engine.argv, *_arguments(spec, paths, port, layers, engine)],
-            {**dict(spec.env), "LLAMA_API_KEY": key},
-            HOST,
-            port,
-            {key: state.token for key, state in (*made, ("engine", engine)) if state.token},
-            nonce,
-            key,
-            ready,
-            spec.limits,
-        ),
-        tools,
+    inputs = {key: state.token for key, state in (*made, ("engine", engine)) if state.token}
+    if less is not None:
+        inputs[REDUCED] = told(declared.spec, less)
+        tools.ledger.event(str(ref), "Reduced", f"{words(declared.spec, less)}: its own settings ran out of memory")
+    launch = Launch(
+        ref,
+        declared.digest,
+        [*engine.argv, *_arguments(spec, paths, port, layers, engine)],
+        {**dict(spec.env), "LLAMA_API_KEY": key},
+        HOST,
+        port,
+        inputs,
+        nonce,
+        key,
+        ready,
+        spec.limits,
     )
+    try:
+        await start(launch, tools)
+    except Fault as fault:
+        raise _once_more(ref, declared.spec, less, fault, tools) from fault
+    if less is None and declared.spec.shrink:
+        forget_short(ref, tools)
+
+
+def _once_more(ref: Ref, spec: ServerSpec, less: Settings | None, fault: Fault, tools: Tools) -> Fault:
+    """Out of memory with the manifest's settings: where it may make do with less, that is tried at once."""
+    if fault.code != "OUT_OF_MEMORY" or not spec.shrink or less is not None:
+        return fault
+    model, short = tools.look(Ref("model", spec.model)), shortage(short_of(ref, tools))
+    shape = model.shape if model is not None else ""
+    hint = fault.hint.replace(SHRINK_HINT, "")
+    following = next_settings(spec, demand(spec, tools.look), shape, tools.host(), short)
+    if following is None:
+        message = f"{fault.message}; nothing less fits what is free, either"
+        return Fault(fault.code, message, hint=hint, kind=fault.kind, after=fault.after)
+    message = f"{fault.message}; next with {words(spec, following)}"
+    return Fault(fault.code, message, hint=hint, kind=FaultClass.TRANSIENT)
 
 
 def _arguments(spec: ServerSpec, paths: Paths, port: int, layers: int, engine: Any) -> list[str]:

@@ -11,8 +11,8 @@ from reconciler.core.residency import Start
 from reconciler.kinds.flags import FlagSet, rendered
 from reconciler.kinds.options import Option
 
-# No part of what runs; the first two are where they say something.
-UNSEEN = ("extras", "limits", "at_most", "force", "start", "idle_timeout", "priority")
+# No part of what runs; the first three are where they say something.
+UNSEEN = ("extras", "limits", "keep_cache", "at_most", "force", "start", "idle_timeout", "priority", "shrink")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class ServerSpec:
 
     `gpu_layers` is -1 where it follows from the memory. `options` and `env` are sorted pairs, lists as tuples.
     `at_most` (bytes of memory, 0: no bound), `force`, `start`, `idle_timeout` (seconds, 0: never) and `priority` decide
-    whether and when it runs, and are not part of what runs.
+    whether and when it runs, `shrink` whether it may make do with less; they are not part of what runs.
     """
 
     name: str
@@ -54,12 +54,15 @@ class ServerSpec:
     start: Start = "always"
     idle_timeout: float = 600.0
     priority: int = 0
+    shrink: bool = False
+    keep_cache: bool = False
 
     @property
     def digest(self) -> str:
         what = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in UNSEEN}
         # Where these say nothing, what runs is what it was before they were part of the language.
-        further = {"extras": self.extras, "limits": self.limits if self.limits != NO_LIMITS else ()}
+        limits = self.limits if self.limits != NO_LIMITS else ()
+        further = {"extras": self.extras, "limits": limits, "keep_cache": self.keep_cache}
         return digest_of(what | {key: value for key, value in further.items() if value})
 
     @property
