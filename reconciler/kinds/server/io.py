@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from reconciler.core.state import Absent, Declared, Found, Observation
 from reconciler.host.probes import free_port
 from reconciler.host.process import Identity, cpu_seconds, memory
 from reconciler.kinds.base import Tools
-from reconciler.kinds.carried import REDUCED
+from reconciler.kinds.carried import CACHE, REDUCED
 from reconciler.kinds.fit import judged
 from reconciler.kinds.flags import Unfit
+from reconciler.kinds.server import slots
+from reconciler.kinds.server.kept import Kept, kept, unkept
+from reconciler.kinds.server.kept import told as kept_told
 from reconciler.kinds.server.reduced import Settings, applied, next_settings, shortage, told, words
 from reconciler.kinds.server.rules import Instance, ServerRules, ServerState, artifacts, demand
 from reconciler.kinds.server.spec import Paths, ServerSpec, arguments
@@ -76,10 +80,15 @@ class ServerKind:
                 tools.ledger.record_retiring(str(action.args["nonce"]))
             case "stop":
                 if (row := _row(action, tools)) is not None:
+                    written = await slots.save(row, tools) if action.args.get("keep") else []
                     await stop(row, tools, GRACE)
+                    await slots.settle(ref, written, tools)
             case "release":
                 forget_short(ref, tools)
                 tools.ledger.disown(ref)
+
+    def sweep(self, tools: Tools) -> None:
+        slots.sweep({ref.name for ref in tools.ledger.owned() if ref.kind == self.name}, tools)
 
     async def answers(self, row: ProcessRow, tools: Tools) -> bool:
         """Its /health answers; or it is at work: long generations may keep every thread that could answer busy."""
@@ -138,11 +147,17 @@ async def _start(ref: Ref, declared: Declared, less: Settings | None, tools: Too
         began = time.monotonic()
         await wait_ready(tools.processes, identity, HOST, port, budget, log, log_start, spec.limits.memory)
         note_rate(size, time.monotonic() - began, tools)
+        if (row := next((r for r in tools.ledger.processes() if r.nonce == nonce), None)) is not None:
+            await slots.restore(row, tools)
 
     inputs = {key: state.token for key, state in (*made, ("engine", engine)) if state.token}
     if less is not None:
         inputs[REDUCED] = told(declared.spec, less)
         tools.ledger.event(str(ref), "Reduced", f"{words(declared.spec, less)}: its own settings ran out of memory")
+    cache = _kept(ref, spec, made, layers, bool(paths.mmproj), engine, tools) if spec.keep_cache else None
+    paths = replace(paths, slots=slots.prepare(ref, cache, tools))
+    if cache is not None:
+        inputs[CACHE] = kept_told(cache)
     launch = Launch(
         ref,
         declared.digest,
@@ -162,6 +177,18 @@ async def _start(ref: Ref, declared: Declared, less: Settings | None, tools: Too
         raise _once_more(ref, declared.spec, less, fault, tools) from fault
     if less is None and declared.spec.shrink:
         forget_short(ref, tools)
+
+
+def _kept(
+    ref: Ref, spec: ServerSpec, made: Sequence[tuple[str, Any]], layers: int, projector: bool, engine: Any, tools: Tools
+) -> Kept | None:
+    """Where what its cache holds is kept; None where it cannot be."""
+    shape = made[0][1].shape
+    if why := unkept(spec, shape, projector, engine.flags):
+        tools.ledger.event(str(ref), "CacheNotKept", why)
+        return None
+    sha256s = [p.sha256 for _, state in made for p in state.pieces] or [state.sha256 for _, state in made]
+    return kept(spec, sha256s, engine.token, demand(spec, tools.look), shape, layers)
 
 
 def _once_more(ref: Ref, spec: ServerSpec, less: Settings | None, fault: Fault, tools: Tools) -> Fault:
@@ -212,4 +239,5 @@ async def _await(row: ProcessRow | None, tools: Tools) -> None:
     except Fault:
         await stop(row, tools, GRACE)
         raise
+    await slots.restore(row, tools)
     tools.ledger.record_ready(row.nonce)

@@ -31,10 +31,11 @@ from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price, 
 from reconciler.core.residency import Asked, Resident, Standing, decide, reserve, too_large
 from reconciler.core.state import VOLATILE, Declared, Drift, Found, Unknown, World
 from reconciler.core.status import Condition, no, yes
-from reconciler.kinds.carried import REDUCED
+from reconciler.kinds.carried import CACHE, REDUCED
 from reconciler.kinds.fit import NONE, Demand, Fit, judged
 from reconciler.kinds.flags import FlagSet, unfit
 from reconciler.kinds.server import reduced
+from reconciler.kinds.server.kept import unkept
 from reconciler.kinds.server.reduced import Settings, Shortage
 from reconciler.kinds.server.spec import ServerSpec
 from reconciler.supervise.machine import Phase as Life
@@ -92,7 +93,7 @@ class ServerRules:
         if not wanted(ref, declared, world):
             if not state.living:
                 return _denied(ref, declared, world)
-            stops = _stops(state.living, world, patient=True)
+            stops = _stops(state.living, world, patient=True, keep=True)
             why = world.standing[ref].why if ref in world.standing else ""
             reason = why or "it runs only when it is asked for"
             return Change(
@@ -311,7 +312,7 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
     turn = _rolls(ref, spec, world) if not waits and any(serves(i) for i in stale) else None
     waits = f"waits for {turn}: {ONE_AT_A_TIME}" if turn is not None else waits
     told = f" · with {reduced.words(spec, less)}: its own settings ran out of memory" if less is not None else ""
-    told = (told or _told(fit, spec.context)) + _unchecked(spec, world)
+    told = (told or _told(fit, spec.context)) + _unchecked(spec, world) + _unkept(spec, world)
     args = ({"turn": turn} if turn is not None else {}) | ({"settings": less} if less is not None else {})
     begin = Action(Phase.START, "start", f"start a process and wait until it is ready{told}", args, waits)
     hung = any(i.life is Life.UNRESPONSIVE for i in stale)
@@ -349,7 +350,7 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
 
 
 def _removal(ref: Ref, state: ServerState, world: World) -> Change:
-    stops = _stops(state.living, world)
+    stops = _stops(state.living, world, keep=world.down and not world.purge)
     forget = Action(Phase.SWEEP, "release", "forget it")
     price = Price(memory=-_released(ref, world) if stops else 0, clients=names(ref, world))
     return Change(ref, Op.DELETE, "no longer in the manifest", (*stops, forget), price=price)
@@ -374,8 +375,13 @@ def _note_down(ref: Ref, declared: Declared, world: World) -> Change | None:
     return Change(ref, Op.ADOPT, "it runs already", (adopt,), where=declared.where)
 
 
-def _stops(instances: Iterable[Instance], world: World, patient: bool = False) -> tuple[Action, ...]:
-    """Retire all of them, then stop one after the other; `patient`: however long their requests take."""
+def _stops(
+    instances: Iterable[Instance], world: World, patient: bool = False, keep: bool = False
+) -> tuple[Action, ...]:
+    """Retire all of them, then stop one after the other; `patient`: however long their requests take.
+
+    `keep`: those that can are to keep what their cache holds, since they are to come back.
+    """
     gateway = world.found(Ref("gateway", "main"))
     routed = gateway.routed if gateway is not None else frozenset()
     running = gateway.inflight if gateway is not None else {}
@@ -394,7 +400,9 @@ def _stops(instances: Iterable[Instance], world: World, patient: bool = False) -
         hold = f"{count} requests are running on it" if count and not late else ""
         if i.retiring is not None:
             hold = follows or hold
-        stops.append(Action(Phase.STOP, "stop", f"stop {where} once its requests have ended", args, hold))
+        kept = {"keep": True} if keep and not hung and i.ready is not None and CACHE in i.inputs else {}
+        text = f"stop {where} once its requests have ended" + (", keeping what its cache holds" if kept else "")
+        stops.append(Action(Phase.STOP, "stop", text, args | kept, hold))
     return (*retires, *stops)
 
 
@@ -524,6 +532,15 @@ def _unchecked(spec: ServerSpec, world: World) -> str:
         return "; its options are checked once the engine is there"
     why = flags.why or "the flags of this engine are not known"
     return "" if flags.known else f"; warning: its options are passed unchecked: {why}"
+
+
+def _unkept(spec: ServerSpec, world: World) -> str:
+    """Why what its cache holds will not be kept, although that is asked for."""
+    model = _model(spec, world)
+    if not spec.keep_cache or model is None:
+        return ""
+    why = unkept(spec, model.shape, demand(spec, world.found).projector > 0, _flags(spec, world))
+    return f"; warning: what its cache holds is not kept: {why}" if why else ""
 
 
 def _told(fit: Fit | None, context: int) -> str:

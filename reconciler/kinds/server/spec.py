@@ -72,12 +72,13 @@ class ServerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Where the files of one server lie; empty where there is none."""
+    """Where the files of one server lie; empty where there is none. `slots` is where it writes what its cache holds."""
 
     model: str
     mmproj: str = ""
     draft: str = ""
     loras: tuple[tuple[str, float], ...] = ()
+    slots: str = ""
 
 
 def sorted_pairs(mapping: Mapping[str, Option]) -> tuple[tuple[str, Option], ...]:
@@ -104,6 +105,8 @@ def arguments(
     if paths.draft:
         out += ["--model-draft", paths.draft]
     out += _adapters(paths.loras, flags)
+    if paths.slots:
+        out += ["--slot-save-path", paths.slots]
     if spec.cache_k != "f16":
         out += ["--cache-type-k", spec.cache_k]
     if spec.cache_v != "f16":
