@@ -151,9 +151,7 @@ class Garbage:
         """What is needed now. Quick: what a generation needs is found once."""
         tools, out = self._tools, Needs()
         owned = tools.ledger.owned()
-        keeping = (
-            ref.name for ref, d in desired.items() if ref.kind == "server" and getattr(d.spec, "keep_cache", False)
-        )
+        keeping = (ref.name for ref, d in desired.items() if getattr(d.spec, "keep_cache", False))
         out.caches = frozenset((*keeping, *(row.ref.name for row in tools.ledger.processes() if CACHE in row.inputs)))
         resources: dict[str, list[str]] = {}
         for ref, pieces in holdings.models(desired, owned, tools.ledger.pins(), generous=True).items():

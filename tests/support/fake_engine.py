@@ -24,17 +24,24 @@ FAKE_ENGINE, separated by commas, switches:
     leaks-memory[=BYTES] take so much more memory each second (50000000)
     closes-port-but-lives[=SECONDS]  that long after being ready (1), stop listening and do nothing more
     ready-then-503[=SECONDS]  that long after being ready (1), /health says 503 for ever, as for a broken GPU
+    save-slow=SECONDS    saving a slot takes that long
+    save-fails           slots are not saved: 400
+    restore-fails        nor restored: 400
     flood-log[=BYTES]    write that much to stderr each second (1000000)
     chunks=N             length of an answer in tokens (20)
     chunk-ms=N           delay before each token (0)
 
 An answer is the text "w0 w1 w2 …", one word a token, cut at max_tokens. Tokens take a slot of the --parallel ones, and
 requests wait for a slot. A client that goes away frees its slot and is logged as "cancel task".
+
+With --slot-save-path, `POST /slots/N?action=save|restore` writes and reads what a slot holds: here the number of tokens
+of its last request, 100 times its words, and padding. What was read is told as `cached_tokens` from then on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hmac
 import itertools
 import json
@@ -75,6 +82,9 @@ SWITCHES = (
     "closes-port-but-lives",
     "ready-then-503",
     "flood-log",
+    "save-slow",
+    "save-fails",
+    "restore-fails",
     "chunks",
     "chunk-ms",
 )
@@ -205,6 +215,9 @@ class Engine:
         self.ids = itertools.count(1)
         self.busy = [False] * max(1, options.parallel)
         self._slot_free = threading.Condition()
+        self.held = [0] * len(self.busy)  # tokens that each slot holds
+        self.cached = [0] * len(self.busy)  # of those, how many were restored
+        self.folder: str = options.slot_save_path
         self._ready_at = time.monotonic() + switches.number("slow-ready", 0)
 
     @property
@@ -287,6 +300,7 @@ class Handler(BaseHTTPRequestHandler):
                 "/v1/chat/completions": self._chat,
                 "/v1/completions": self._completion,
                 "/v1/embeddings": self._embeddings,
+                **{f"/slots/{n}": functools.partial(self._slot_action, n) for n in range(len(self.engine.busy))},
             }
         )
 
@@ -349,6 +363,22 @@ class Handler(BaseHTTPRequestHandler):
         slots = enumerate(self.engine.busy)
         self._json([{"id": index, "n_ctx": self.engine.ctx, "is_processing": busy} for index, busy in slots])
 
+    def _slot_action(self, slot: int) -> None:
+        engine, action = self.engine, urlsplit(self.path).query.removeprefix("action=")
+        if not engine.folder or action not in ("save", "restore"):
+            raise Refusal(501, "not_supported_error", "This server does not support slots action.")
+        name = json.loads(self.body)["filename"]
+        path = Path(engine.folder, name)
+        if f"{action}-fails" in engine.switches or (action == "restore" and not path.exists()):
+            raise Refusal(400, "invalid_request_error", f"Unable to {action} slot")
+        if action == "save":
+            time.sleep(engine.switches.number("save-slow", 0))
+            size = path.write_bytes(f"{engine.held[slot]:08}".encode() * 1000)
+            self._json({"id_slot": slot, "filename": name, "n_saved": engine.held[slot], "n_written": size})
+            return
+        engine.held[slot] = engine.cached[slot] = int(path.read_bytes()[:8])
+        self._json({"id_slot": slot, "filename": name, "n_restored": engine.held[slot], "n_read": 8000})
+
     def _chat(self) -> None:
         request = self._request("messages", list)
         head = self._head("chatcmpl", "chat.completion")
@@ -399,12 +429,15 @@ class Handler(BaseHTTPRequestHandler):
         limit = request.get("max_completion_tokens", request.get("max_tokens"))
         return limit if isinstance(limit, int) else None
 
-    def _generate(self, request: dict[str, Any]) -> tuple[str, str, dict[str, int]]:
+    def _generate(self, request: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
         words, reason = self.engine.tokens(self._limit(request))
-        with self.engine.slot():
+        told = usage_of(request, len(words))
+        with self.engine.slot() as slot:
             for _ in words:
                 self.engine.pause()
-        return "".join(words).rstrip(), reason, usage_of(request, len(words))
+            self.engine.held[slot] = 100 * told["prompt_tokens"]
+            cached = self.engine.cached[slot]
+        return "".join(words).rstrip(), reason, {**told, "prompt_tokens_details": {"cached_tokens": cached}}
 
     def _stream(
         self,
@@ -568,6 +601,7 @@ class Options:
     parallel: int = 1
     api_key: str = ""
     api_key_file: str = ""
+    slot_save_path: str = ""
 
     @classmethod
     def parse(cls, argv: list[str]) -> Options:

@@ -156,7 +156,7 @@ async def _start(ref: Ref, declared: Declared, less: Settings | None, tools: Too
         tools.ledger.event(str(ref), "Reduced", f"{words(declared.spec, less)}: its own settings ran out of memory")
     cache = _kept(ref, spec, made, layers, bool(paths.mmproj), engine, tools) if spec.keep_cache else None
     paths = replace(paths, slots=slots.prepare(ref, cache, tools))
-    if cache is not None:
+    if cache is not None and paths.slots:
         inputs[CACHE] = kept_told(cache)
     launch = Launch(
         ref,

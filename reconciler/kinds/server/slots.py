@@ -32,17 +32,24 @@ SPARE = 1 << 30  # bytes that stay free on the disk
 
 
 def prepare(ref: Ref, one: Kept | None, tools: Tools) -> str:
-    """The folder for a new process, empty of what was never finished; what was kept for other settings goes. Fault."""
+    """The folder for a new process, without what was never finished; what was kept for other settings goes.
+
+    Empty where there is none, or none can be had.
+    """
     home = tools.layout.slots / ref.name
     used = {k.folder for row in tools.ledger.processes() if row.ref == ref and (k := read(row.inputs, CACHE))}
-    for folder in home.glob("*"):
-        if folder.name not in used and (one is None or folder.name != one.folder):
-            tools.files.remove_tree(folder)
-    if one is None:
+    try:
+        for other in home.glob("*"):
+            if other.name not in used and (one is None or other.name != one.folder):
+                tools.files.remove_tree(other)
+        if one is None:
+            return ""
+        folder = tools.files.folder(home / one.folder)
+        for left in folder.glob("*.new"):
+            tools.files.remove(left)
+    except Fault as fault:
+        _tell(ref, "CacheNotKept", fault.message, tools)
         return ""
-    folder = tools.files.folder(home / one.folder)
-    for left in folder.glob("*.new"):
-        tools.files.remove(left)
     return str(folder)
 
 
@@ -148,9 +155,9 @@ def _drop(path: Path, tools: Tools) -> None:
 
 
 def _why(error: Exception, most: float) -> str:
-    return (
-        f"it took longer than {most:.0f} s" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
-    )
+    if isinstance(error, TimeoutError):
+        return f"it took longer than {most:.0f} s"
+    return str(error) or type(error).__name__
 
 
 def _tell(ref: Ref, type_: str, message: str, tools: Tools) -> None:
