@@ -431,13 +431,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def _generate(self, request: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
         words, reason = self.engine.tokens(self._limit(request))
-        told = usage_of(request, len(words))
         with self.engine.slot() as slot:
             for _ in words:
                 self.engine.pause()
-            self.engine.held[slot] = 100 * told["prompt_tokens"]
-            cached = self.engine.cached[slot]
-        return "".join(words).rstrip(), reason, {**told, "prompt_tokens_details": {"cached_tokens": cached}}
+            usage = self._usage(request, len(words), slot)
+        return "".join(words).rstrip(), reason, usage
+
+    def _usage(self, request: dict[str, Any], produced: int, slot: int) -> dict[str, Any]:
+        usage, engine = usage_of(request, produced), self.engine
+        engine.held[slot] = 100 * usage["prompt_tokens"]
+        return {**usage, "prompt_tokens_details": {"cached_tokens": engine.cached[slot]}}
 
     def _stream(
         self,
@@ -447,7 +450,7 @@ class Handler(BaseHTTPRequestHandler):
         choice: Callable[[str], dict[str, Any]],
     ) -> None:
         words, reason = self.engine.tokens(self._limit(request))
-        with self.engine.slot():
+        with self.engine.slot() as slot:
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Transfer-Encoding", "chunked")
@@ -458,8 +461,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.engine.pause()
                 self._event({**head, "choices": [{"index": 0, **choice(word), "finish_reason": None}]})
             self._event({**head, "choices": [{"index": 0, **choice(""), "finish_reason": reason}]})
+            usage = self._usage(request, len(words), slot)
             if (request.get("stream_options") or {}).get("include_usage"):
-                self._event({**head, "choices": [], "usage": usage_of(request, len(words))})
+                self._event({**head, "choices": [], "usage": usage})
             self._chunk(b"data: [DONE]\n\n")
             self._chunk(b"")
 

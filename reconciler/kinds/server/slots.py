@@ -44,7 +44,8 @@ def prepare(ref: Ref, one: Kept | None, tools: Tools) -> str:
                 tools.files.remove_tree(other)
         if one is None:
             return ""
-        folder = tools.files.folder(home / one.folder)
+        for folder in (tools.layout.slots, home, home / one.folder):  # one by one: each is private
+            tools.files.folder(folder)
         for left in folder.glob("*.new"):
             tools.files.remove(left)
     except Fault as fault:
