@@ -151,3 +151,17 @@ def test_without_leave_what_the_manifest_says_is_what_runs(fake: Stage) -> None:
     assert told["reason"] == "OutOfMemory"
     assert "memory: {shrink: true}" in told["message"]
     assert fake.happened("server/chat", "Reduced") == []
+
+
+def test_a_real_engine_makes_do_with_quantized_caches(stage: Stage) -> None:
+    """By the kernel's own limit: its cache of f16 takes 128 MiB of some 260, that of q8_0 takes 68."""
+    more = ", parallel: 2, memory: {shrink: true}, limits: {memory: 230MiB}"
+    threads = ", options: {threads: 1, threads_batch: 1, threads_http: 2}"
+    stage.write(manifest(stage, entry(source="models/endless.gguf", context="32k", more=more + threads)))
+    stage.run("apply")
+    assert "--ctx-size 65536 --parallel 2" in argv(stage)
+    assert "--cache-type-k q8_0 --cache-type-v q8_0" in argv(stage)
+    (failed,) = stage.happened("server/chat", "Failed")
+    assert "its limit of 241 MB was reached" in failed
+    assert stage.ask(max_tokens=4)["usage"]["completion_tokens"] == 4
+    assert stage.get("/v1/models/chat")["context_length"] == 32768

@@ -175,7 +175,7 @@ async def _start(ref: Ref, declared: Declared, less: Settings | None, tools: Too
         await start(launch, tools)
     except Fault as fault:
         raise _once_more(ref, declared.spec, less, fault, tools) from fault
-    if less is None and declared.spec.shrink:
+    if less is None:
         forget_short(ref, tools)
 
 

@@ -3,6 +3,9 @@
 llama-server writes the tokens of a slot with their keys and values into a file (`POST /slots/ID?action=save`), and
 reads them back. It does not check what the file was made with, beyond sizes; hence each folder is named by all that
 the content depends on, and nothing is ever read into anything else.
+
+Sliding windows and recurrent states are saved with their checkpoints by engines of today; one that does not do so
+computes a prompt anew where it cannot wind back, and answers the same. The cache of a draft model is filled again.
 """
 
 from __future__ import annotations
@@ -40,11 +43,7 @@ def unkept(spec: ServerSpec, shape: str, projector: bool, flags: FlagSet | None)
     if spec.task != "chat" or (made is not None and not made.cached):
         return "only models that generate text have one"
     if projector:
-        return "llama.cpp does not save slots of models that see or hear"
-    if any(extra.role == "draft" for extra in spec.extras):
-        return "that of the draft model is not saved with it"
-    if made is not None and any(layer.state for layer in made.layers):
-        return "a recurrent state cannot be wound back to where the next prompt differs"
+        return "images and sounds are not saved with a slot"
     if flags is not None and not flags.has(FLAG):
         return f"the engine has no {FLAG}" if flags.known else "what flags the engine has is not known"
     return ""
