@@ -126,9 +126,7 @@ def note_ending(ref: Ref, digest: str, fault: Fault, code: int | None, after: fl
 
 def note_short(ref: Ref, digest: str, tools: Tools) -> None:
     """Remember that a server ended for want of memory, and what is free after that: its next start may need less."""
-    host = tools.host()
-    free = host.memory_available + sum(device.free for device in host.devices if not device.unified)
-    _remember_short(ref, canonical({"digest": digest, "free": free}), tools)
+    _remember_short(ref, canonical({"digest": digest, "free": tools.host().free}), tools)
 
 
 def short_of(ref: Ref, tools: Tools) -> str:

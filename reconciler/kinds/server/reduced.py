@@ -72,7 +72,7 @@ def next_settings(
     if made is None:
         return None
     before = _need(own(spec), demand, made)
-    if free(host) > short.free * MARGIN and _fits(before, spec, host):
+    if host.free > short.free * MARGIN and _fits(before, spec, host):
         return None
     for settings in reductions(own(spec), made, use_of(demand).flash_attn):
         need = _need(settings, demand, made)
@@ -112,11 +112,6 @@ def quantizable(shape: Shape, flash: str) -> bool:
 def _whole_heads(keys: int, values: int, head: int) -> bool:
     count, rest = divmod(keys, head)
     return not rest and count > 0 and values > 0 and values % (count * BLOCK) == 0
-
-
-def free(host: HostFacts) -> int:
-    """Bytes that are free now, of main memory and of GPUs with memory of their own."""
-    return host.memory_available + sum(device.free for device in host.devices if not device.unified)
 
 
 def words(spec: ServerSpec, settings: Settings) -> str:
