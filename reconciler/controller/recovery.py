@@ -137,7 +137,8 @@ def note_exit(row: ProcessRow, code: int | None, digest: str, tools: Tools) -> N
     code = end.code if code is None else code
     limit = workload.memory_limit(row.ref, tools)
     fault = meaning(code, last_words(Path(row.log), WORDS), oom=end.oom, peak=end.peak, limit=limit)
-    fault = workload.tried(workload.without_key(fault, workload.key_of(row.nonce, tools)), row.inputs)
+    fault = workload.without_key(fault, workload.key_of(row.nonce, tools))
+    fault = workload.tried(fault, row.inputs, workload.may_shrink(row.ref, tools))
     now = time.time()
     at = end.at if row.created <= end.at <= now else now
     when = (

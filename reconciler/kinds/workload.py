@@ -148,13 +148,19 @@ def _remember_short(ref: Ref, text: str, tools: Tools) -> None:
             raise
 
 
-def tried(fault: Fault, inputs: Mapping[str, str]) -> Fault:
-    """Out of memory once more, of a process that ran with less than its manifest says: that is told, too."""
-    if fault.code != "OUT_OF_MEMORY" or REDUCED not in inputs:
+def tried(fault: Fault, inputs: Mapping[str, str], shrinks: bool = False) -> Fault:
+    """Out of memory once more, of a process that ran with less than its manifest says: that is told, too.
+
+    `shrinks` says that it may; what is in force already is no remedy.
+    """
+    if fault.code != "OUT_OF_MEMORY" or not (shrinks or REDUCED in inputs):
         return fault
+    hint = fault.hint.replace(SHRINK_HINT, "")
+    if REDUCED not in inputs:
+        return Fault(fault.code, fault.message, hint=hint, kind=fault.kind, after=fault.after)
     less = json.loads(inputs[REDUCED]).get("words", "less")
     message = f"it ended so with its own settings, and again with {less}: {fault.message}"
-    return Fault(fault.code, message, hint=fault.hint.replace(SHRINK_HINT, ""), kind=fault.kind, after=fault.after)
+    return Fault(fault.code, message, hint=hint, kind=fault.kind, after=fault.after)
 
 
 def without_key(fault: Fault, key: str) -> Fault:
@@ -176,6 +182,12 @@ def memory_limit(ref: Ref, tools: Tools) -> int:
     owned = tools.ledger.owned().get(ref)
     limits = owned.spec.get("limits") if owned is not None else None
     return int(limits.get("memory", 0)) if limits else 0
+
+
+def may_shrink(ref: Ref, tools: Tools) -> bool:
+    """Whether a running server may be started with less once it ran out of memory."""
+    owned = tools.ledger.owned().get(ref)
+    return owned is not None and owned.spec.get("shrink") is True
 
 
 def loading_rate(tools: Tools) -> float:
