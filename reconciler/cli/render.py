@@ -58,7 +58,7 @@ def show_diagnostic(diagnostic: Diagnostic) -> None:
 def plan_lines(plan: Plan, everything: bool = False, drift: bool = False) -> list[str]:
     """The plan as lines: a change with its reason, what differs, the steps; and the footer.
 
-    With `everything` what stays as it is, too; with `drift` what moved in the world and is left so.
+    With `everything` what stays as it is, too; with `drift` also what moved in the world and is left so by a mode.
     """
     lines = []
     for change in plan.changes:
@@ -66,8 +66,9 @@ def plan_lines(plan: Plan, everything: bool = False, drift: bool = False) -> lis
     for same in plan.same if everything else ():
         where = click.style(f"  {same.where}", dim=True) if same.where else ""
         lines.append(f"    {same.ref}  as it should be{where}")
-    for left in plan.drift if drift else ():
-        lines.append(f"  ≠ {click.style(str(left.ref), bold=True)}  {left.reason}; it is left so")
+    for left in plan.drift:
+        if drift or left.left:
+            lines.append(f"  ≠ {click.style(str(left.ref), bold=True)}  {left.reason}; it is left so")
     for warning in plan.warnings:
         lines.append(f"  ! {warning.path}: {warning.summary}")
     return [*lines, "", f"{summary(plan)}"]

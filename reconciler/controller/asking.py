@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler.controller.turn import View
 from reconciler.core import status
-from reconciler.core.diagnostics import Refused
+from reconciler.core.diagnostics import FaultClass, Refused
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Op
 from reconciler.core.residency import Asked
 from reconciler.core.retry import next_try, wait_for
-from reconciler.core.state import Declared
+from reconciler.core.state import Declared, Trouble
+from reconciler.kinds.carried import REDUCED
+from reconciler.kinds.workload import forget_short
 from reconciler.store.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -124,7 +126,8 @@ def hopeless(ref: Ref, view: View, since: float) -> tuple[str, float]:
     world, declared, change = view.world, view.world.desired.get(ref), view.plan.change(ref)
     for one in (ref, *(declared.needs if declared is not None else ())):
         trouble = world.troubles.get(one)
-        if trouble is None or (trouble.at < since and wait_for(one, world) <= SHORT):
+        soon = trouble is not None and (trouble.at < since or _makes_do(trouble))
+        if trouble is None or (soon and wait_for(one, world) <= SHORT):
             continue
         wait = wait_for(one, world)
         after = 60.0 if math.isinf(wait) else next_try(one, trouble) - world.now
@@ -134,6 +137,11 @@ def hopeless(ref: Ref, view: View, since: float) -> tuple[str, float]:
     if change is not None and (change.halt is not None or change.contested or change.op is Op.DENIED):
         return change.reason, 30.0
     return "", 2.0
+
+
+def _makes_do(trouble: Trouble) -> bool:
+    """Whether it ran out of memory and is about to be tried with less, which is worth the wait."""
+    return trouble.code == "OUT_OF_MEMORY" and trouble.kind is FaultClass.TRANSIENT
 
 
 async def ensure_ready(controller: Controller, name: str, timeout: float) -> dict[str, Any]:
@@ -160,12 +168,29 @@ async def ensure_ready(controller: Controller, name: str, timeout: float) -> dic
 
 
 async def load(controller: Controller, name: str, timeout: float) -> dict[str, Any]:
-    """Load a model and keep it loaded, over restarts too, until `unload` → as `ensure_ready`. Raises Refused, Fault."""
-    ref = controller.server_of(name)
-    refuse_fixed(ref, controller.desired().get(ref))
-    controller.asking.load(ref)
-    controller.tools.ledger.set_trouble(ref, None)  # a person does not wait out a backoff
+    """Load a model and keep it loaded, over restarts too, until `unload` → as `ensure_ready`. Raises Refused, Fault.
+
+    One that runs with less than its manifest says is tried with its own settings again, also where it always runs.
+    """
+    ref, tools = controller.server_of(name), controller.tools
+    declared = controller.desired().get(ref)
+    less = any(REDUCED in row.inputs for row in tools.ledger.processes() if row.ref == ref)
+    if not less:
+        refuse_fixed(ref, declared)
+    if starts(declared) != "always":
+        controller.asking.load(ref)
+    forget_short(ref, tools)
+    tools.ledger.set_trouble(ref, None)  # a person does not wait out a backoff
+    if less:
+        turn = await controller.next_turn()
+        await _until(controller, lambda: controller.turns > turn and _at_rest(controller, ref), timeout)
     return await ensure_ready(controller, name, timeout)
+
+
+def _at_rest(controller: Controller, ref: Ref) -> bool:
+    """Whether nothing is being done for it, nor about to be."""
+    view = controller.view
+    return view is not None and ref not in controller.work and view.plan.change(ref) is None
 
 
 async def unload(controller: Controller, name: str, timeout: float) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from reconciler.core.state import Declared
 from reconciler.host.bulk import in_bulk
 from reconciler.host.usage import users
 from reconciler.kinds.base import Tools
+from reconciler.kinds.carried import CACHE
 from reconciler.manifest import lock as locks
 from reconciler.manifest.reading import reading, sources_of
 from reconciler.store.blobs import token
@@ -72,7 +73,7 @@ class Uses:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing on disk: `what` is blob, part, quarantine, engine, view or generation; `size` in bytes."""
+    """One thing on disk: `what` is blob, part, quarantine, engine, view, cache or generation; `size` in bytes."""
 
     what: str
     path: Path
@@ -97,10 +98,11 @@ class Survey:
 
 @dataclass(slots=True)
 class Needs:
-    """What is needed: files by sha256, folders under engines/."""
+    """What is needed: files by sha256, folders under engines/, and by server what its cache held."""
 
     digests: dict[str, Uses] = field(default_factory=dict)
     folders: dict[str, Uses] = field(default_factory=dict)
+    caches: frozenset[str] = frozenset()
     every_folder: bool = False
     notes: list[str] = field(default_factory=list)
 
@@ -138,6 +140,7 @@ class Garbage:
             *self._engines(needs, used, any(ref.kind == holdings.ENGINE for ref in working)),
             *self._parts(ask, desired, awaited, used),
             *self._quarantine(ask, used),
+            *self._caches(needs),
         ):
             (stay if item.uses or item.why else go).append(item)
         go = [Item(i.what, i.path, i.size, i.why or "nothing refers to it") for i in go]
@@ -148,6 +151,8 @@ class Garbage:
         """What is needed now. Quick: what a generation needs is found once."""
         tools, out = self._tools, Needs()
         owned = tools.ledger.owned()
+        keeping = (ref.name for ref, d in desired.items() if getattr(d.spec, "keep_cache", False))
+        out.caches = frozenset((*keeping, *(row.ref.name for row in tools.ledger.processes() if CACHE in row.inputs)))
         resources: dict[str, list[str]] = {}
         for ref, pieces in holdings.models(desired, owned, tools.ledger.pins(), generous=True).items():
             name = f"{ref} (protected)" if ref in owned and owned[ref].protect else str(ref)
@@ -281,6 +286,14 @@ class Garbage:
             out.append(Item("quarantine", path, _size(path), why, Uses(pids=pids)))
         return out
 
+    def _caches(self, needs: Needs) -> list[Item]:
+        """What caches of servers held: it stays as long as they are to be kept."""
+        out = []
+        for path in sorted(self._tools.layout.slots.glob("*")):
+            uses = Uses((f"server/{path.name}",)) if path.name in needs.caches else Uses()
+            out.append(Item("cache", path, _size(path), str(uses), uses))
+        return out
+
     def _views(self, going: set[Path]) -> list[Item]:
         """Links by name that lead nowhere, or will; a folder of them goes as a whole."""
         out = []
@@ -338,6 +351,8 @@ class Garbage:
             return item.path.name in needs.digests
         if item.what == "engine":
             return needs.every_folder or item.path.name in needs.folders
+        if item.what == "cache":
+            return item.path.name in needs.caches
         return item.what == "part" and time.time() - _touched(item.path) < 5.0  # somebody has just gone on with it
 
 

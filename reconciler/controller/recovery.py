@@ -138,6 +138,7 @@ def note_exit(row: ProcessRow, code: int | None, digest: str, tools: Tools) -> N
     limit = workload.memory_limit(row.ref, tools)
     fault = meaning(code, last_words(Path(row.log), WORDS), oom=end.oom, peak=end.peak, limit=limit)
     fault = workload.without_key(fault, *workload.keys_of(row.nonce, tools))
+    fault = workload.tried(fault, row.inputs, workload.may_shrink(row.ref, tools))
     now = time.time()
     at = end.at if row.created <= end.at <= now else now
     when = (

@@ -97,7 +97,7 @@ class Change:
 
     `drift` says that the world moved, not the manifest; `contested` that it was put back too often to try at once;
     `halt` that a person has to resume something first; `wrong` of what is denied, that it cannot be had as asked: a
-    mistake, and no matter of policy.
+    mistake, and no matter of policy; `left` of drift, that nothing is done about it, whatever the mode says.
     """
 
     ref: Ref
@@ -111,6 +111,7 @@ class Change:
     contested: bool = False
     wrong: bool = False
     halt: Halt | None = None
+    left: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ def plan(world: World, rules: Mapping[str, Rules], targets: frozenset[Ref] = fro
             change = replace(change, reason="it is being taken down")
         if change is None:
             same.append(Same(ref, declared.where if declared is not None else None))
+        elif change.drift and change.left:
+            drift.append(change)
         elif change.drift and (mode := _mode(ref, world, rules)) is not Drift.CORRECT:
             drift.append(change)
             if mode is Drift.WARN:

@@ -165,6 +165,11 @@ class HostFacts:
     drivers: tuple[tuple[str, str], ...] = ()  # sorted pairs, `nvidia` → 550.54.14; empty where there is no version
 
     @property
+    def free(self) -> int:
+        """Bytes that are free now, of main memory and of GPUs with memory of their own."""
+        return self.memory_available + sum(device.free for device in self.devices if not device.unified)
+
+    @property
     def memory_gib(self) -> int:
         """To the nearest GiB: a machine sold with 16 has a little less, since firmware and GPU take their share."""
         return (self.memory_total + (1 << 29)) >> 30

@@ -69,6 +69,11 @@ class Layout:
         return self.root / "artifacts" / "views"
 
     @property
+    def slots(self) -> Path:
+        """What caches of servers held when they were unloaded: a folder a server, in it one for each way to run it."""
+        return self.root / "slots"
+
+    @property
     def generations(self) -> Path:
         return self.root / "generations"
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,39 @@ async def http_get(host: str, port: int, path: str, timeout: float = 2.0, key: s
 
     Raises OSError, TimeoutError, or ValueError for no HTTP.
     """
-    shown = f"Authorization: Bearer {key}\r\n" if key else ""
+    shown = {"Authorization": f"Bearer {key}"} if key else {}
     async with asyncio.timeout(timeout):
-        reader, writer = await asyncio.open_connection(host, port)
-        try:
-            head = f"GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\n{shown}Connection: close\r\n\r\n"
-            writer.write(head.encode())
-            raw = await reader.read(1 << 20)
-            while len(raw) < 1 << 20 and (more := await reader.read(1 << 16)):
-                raw += more
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+        return await _exchange(host, port, f"GET {path}", shown, b"")
+
+
+async def http_post(
+    host: str, port: int, path: str, body: Mapping[str, Any], headers: Mapping[str, str]
+) -> tuple[int, dict[str, Any]]:
+    """(status, JSON object) of a POST of one, in whatever time it takes. Raises OSError, or ValueError for no such
+    answer."""
+    data = json.dumps(body).encode()
+    typed = {**headers, "Content-Type": "application/json", "Content-Length": str(len(data))}
+    status, raw = await _exchange(host, port, f"POST {path}", typed, data)
+    answer = json.loads(raw)
+    if not isinstance(answer, dict):
+        raise ValueError("the answer is no JSON object")
+    return status, answer
+
+
+async def _exchange(host: str, port: int, what: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+    """At most 1 MiB of an answer."""
+    reader, writer = await asyncio.open_connection(host, port)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    try:
+        head = f"{what} HTTP/1.0\r\nHost: {host}:{port}\r\n{lines}Connection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        raw = await reader.read(1 << 20)
+        while len(raw) < 1 << 20 and (more := await reader.read(1 << 16)):
+            raw += more
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
     return _parse(raw)
 
 

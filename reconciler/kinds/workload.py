@@ -18,9 +18,10 @@ from reconciler.core.ids import Ref, canonical
 from reconciler.core.limits import NO_LIMITS, Limits
 from reconciler.host.process import ABOUT, NONCE, ROOT, Identity, alive, workload_environment
 from reconciler.kinds.base import Tools
+from reconciler.kinds.carried import REDUCED
 from reconciler.store.ledger import UNWRITABLE, ProcessRow
 from reconciler.supervise import logs
-from reconciler.supervise.exits import Ending, looping, within
+from reconciler.supervise.exits import SHRINK_HINT, Ending, looping, within
 from reconciler.supervise.machine import SILENCES, Facts, Phase, phase
 from reconciler.supervise.readiness import TELLING
 
@@ -86,6 +87,7 @@ async def start(launch: Launch, tools: Tools) -> None:
         told = without_key(within(fault, launch.limits.memory), launch.key, *launch.hidden)
         if end is None:
             raise told from None
+        told = tried(told, launch.inputs)
         raise note_ending(launch.ref, launch.digest, told, end.code, -1.0, tools) from None
     except asyncio.CancelledError:
         await tools.processes.stop(identity, launch.nonce, grace=3.0)
@@ -119,6 +121,8 @@ def note_ending(ref: Ref, digest: str, fault: Fault, code: int | None, after: fl
     `after` is how many seconds it had been ready, -1 for never. Ends are in a row until their trouble is forgotten, or
     the spec is another one.
     """
+    if fault.code == "OUT_OF_MEMORY":
+        note_short(ref, digest, tools)
     key = f"ends {ref}"
     known = json.loads(tools.ledger.meta(key, "{}")) if tools.ledger.trouble(ref) is not None else {}
     earlier = known.get("ends", []) if known.get("digest") == digest else []
@@ -130,6 +134,45 @@ def note_ending(ref: Ref, digest: str, fault: Fault, code: int | None, after: fl
         if unwritten.code != UNWRITABLE:
             raise
     return looping(endings, fault)
+
+
+def note_short(ref: Ref, digest: str, tools: Tools) -> None:
+    """Remember that a server ended for want of memory, and what is free after that: its next start may need less."""
+    _remember_short(ref, canonical({"digest": digest, "free": tools.host().free}), tools)
+
+
+def short_of(ref: Ref, tools: Tools) -> str:
+    """What is remembered of that (JSON); empty where there was no such end."""
+    return tools.ledger.meta(f"short {ref}")
+
+
+def forget_short(ref: Ref, tools: Tools) -> None:
+    """Its own settings are worth a try again."""
+    if short_of(ref, tools):
+        _remember_short(ref, "", tools)
+
+
+def _remember_short(ref: Ref, text: str, tools: Tools) -> None:
+    try:
+        tools.ledger.set_meta("short", **{f"short {ref}": text})
+    except Fault as unwritten:
+        if unwritten.code != UNWRITABLE:
+            raise
+
+
+def tried(fault: Fault, inputs: Mapping[str, str], shrinks: bool = False) -> Fault:
+    """Out of memory once more, of a process that ran with less than its manifest says: that is told, too.
+
+    `shrinks` says that it may; what is in force already is no remedy.
+    """
+    if fault.code != "OUT_OF_MEMORY" or not (shrinks or REDUCED in inputs):
+        return fault
+    hint = fault.hint.replace(SHRINK_HINT, "")
+    if REDUCED not in inputs:
+        return Fault(fault.code, fault.message, hint=hint, kind=fault.kind, after=fault.after)
+    less = json.loads(inputs[REDUCED]).get("words", "less")
+    message = f"it ended so with its own settings, and again with {less}: {fault.message}"
+    return Fault(fault.code, message, hint=hint, kind=fault.kind, after=fault.after)
 
 
 def without_key(fault: Fault, *keys: str) -> Fault:
@@ -161,6 +204,12 @@ def memory_limit(ref: Ref, tools: Tools) -> int:
     return int(limits.get("memory", 0)) if limits else 0
 
 
+def may_shrink(ref: Ref, tools: Tools) -> bool:
+    """Whether a running server may be started with less once it ran out of memory."""
+    owned = tools.ledger.owned().get(ref)
+    return owned is not None and owned.spec.get("shrink") is True
+
+
 def loading_rate(tools: Tools) -> float:
     """Bytes a second at which a model was loaded here last; 0 where none was."""
     return float(tools.ledger.meta("loading rate", "0"))
@@ -184,6 +233,8 @@ def remember(identity: Identity, nonce: str, about: str, tools: Tools) -> Proces
         return None
     tools.ledger.intend_process(nonce, ref, digest, host, port, inputs, log)
     tools.ledger.record_spawned(nonce, identity)
+    if REDUCED in inputs and not short_of(ref, tools):
+        note_short(ref, digest, tools)
     return next(row for row in tools.ledger.processes() if row.nonce == nonce)
 
 

@@ -84,6 +84,8 @@ def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lo
             start=entry.start,
             idle_timeout=entry.idle_timeout,
             priority=entry.priority,
+            shrink=entry.memory.shrink,
+            keep_cache=entry.keep_cache,
         )
         out[process] = Declared(process, spec, (runs, *beside.values()), where, entry.protect, _drift(entry))
     routes = tuple(

@@ -12,7 +12,8 @@ from reconciler.core.plan import human_bytes
 
 T, P, H = FaultClass.TRANSIENT, FaultClass.PERMANENT, FaultClass.NEEDS_HUMAN
 
-MEMORY_HINT = "lower context or parallel, choose a smaller quant, or stop other models"
+SHRINK_HINT = "; `memory: {shrink: true}` lets it make do with less"
+MEMORY_HINT = f"lower context or parallel, choose a smaller quant, or stop other models{SHRINK_HINT}"
 
 # (code, pattern over the lower-cased log tail, class, what to do); the first that fits wins. The texts are those of
 # llama.cpp's server, of ggml on CPU, CUDA, HIP, Vulkan and Metal, of Python servers, of shells and dynamic loaders.

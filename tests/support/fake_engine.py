@@ -11,6 +11,8 @@ FAKE_ENGINE, separated by commas, switches:
     exit-at-once=CODE    end instead of starting (--version and --help still work)
     exit-on-usr1=CODE    end with it when SIGUSR1 comes (1)
     oom                  print an allocation failure as llama.cpp does and end with 1
+    oom-above=TOKENS     the same where --ctx-size, the context of all slots together, is above that
+    oom-later=SECONDS    with one of these two: that long after the start, instead of starting
     wrong-owner          run without ever binding the port
     never-ready          /health says 503 "Loading model" for ever
     slow-ready=SECONDS   the same for that long
@@ -22,20 +24,28 @@ FAKE_ENGINE, separated by commas, switches:
     leaks-memory[=BYTES] take so much more memory each second (50000000)
     closes-port-but-lives[=SECONDS]  that long after being ready (1), stop listening and do nothing more
     ready-then-503[=SECONDS]  that long after being ready (1), /health says 503 for ever, as for a broken GPU
+    save-slow=SECONDS    saving a slot takes that long
+    save-fails           slots are not saved: 400
+    restore-fails        nor restored: 400
     flood-log[=BYTES]    write that much to stderr each second (1000000)
     chunks=N             length of an answer in tokens (20)
     chunk-ms=N           delay before each token (0)
 
 An answer is the text "w0 w1 w2 …", one word a token, cut at max_tokens. Tokens take a slot of the --parallel ones, and
 requests wait for a slot. A client that goes away frees its slot and is logged as "cancel task".
+
+With --slot-save-path, `POST /slots/N?action=save|restore` writes and reads what a slot holds: here the number of tokens
+of its last request, 100 times its words, and padding. What was read is told as `cached_tokens` from then on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hmac
 import itertools
 import json
+import math
 import os
 import resource
 import signal
@@ -57,6 +67,8 @@ SWITCHES = (
     "exit-at-once",
     "exit-on-usr1",
     "oom",
+    "oom-above",
+    "oom-later",
     "wrong-owner",
     "never-ready",
     "slow-ready",
@@ -70,6 +82,9 @@ SWITCHES = (
     "closes-port-but-lives",
     "ready-then-503",
     "flood-log",
+    "save-slow",
+    "save-fails",
+    "restore-fails",
     "chunks",
     "chunk-ms",
 )
@@ -200,6 +215,9 @@ class Engine:
         self.ids = itertools.count(1)
         self.busy = [False] * max(1, options.parallel)
         self._slot_free = threading.Condition()
+        self.held = [0] * len(self.busy)  # tokens that each slot holds
+        self.cached = [0] * len(self.busy)  # of those, how many were restored
+        self.folder: str = options.slot_save_path
         self._ready_at = time.monotonic() + switches.number("slow-ready", 0)
 
     @property
@@ -282,6 +300,7 @@ class Handler(BaseHTTPRequestHandler):
                 "/v1/chat/completions": self._chat,
                 "/v1/completions": self._completion,
                 "/v1/embeddings": self._embeddings,
+                **{f"/slots/{n}": functools.partial(self._slot_action, n) for n in range(len(self.engine.busy))},
             }
         )
 
@@ -344,6 +363,22 @@ class Handler(BaseHTTPRequestHandler):
         slots = enumerate(self.engine.busy)
         self._json([{"id": index, "n_ctx": self.engine.ctx, "is_processing": busy} for index, busy in slots])
 
+    def _slot_action(self, slot: int) -> None:
+        engine, action = self.engine, urlsplit(self.path).query.removeprefix("action=")
+        if not engine.folder or action not in ("save", "restore"):
+            raise Refusal(501, "not_supported_error", "This server does not support slots action.")
+        name = json.loads(self.body)["filename"]
+        path = Path(engine.folder, name)
+        if f"{action}-fails" in engine.switches or (action == "restore" and not path.exists()):
+            raise Refusal(400, "invalid_request_error", f"Unable to {action} slot")
+        if action == "save":
+            time.sleep(engine.switches.number("save-slow", 0))
+            size = path.write_bytes(f"{engine.held[slot]:08}".encode() * 1000)
+            self._json({"id_slot": slot, "filename": name, "n_saved": engine.held[slot], "n_written": size})
+            return
+        engine.held[slot] = engine.cached[slot] = int(path.read_bytes()[:8])
+        self._json({"id_slot": slot, "filename": name, "n_restored": engine.held[slot], "n_read": 8000})
+
     def _chat(self) -> None:
         request = self._request("messages", list)
         head = self._head("chatcmpl", "chat.completion")
@@ -394,12 +429,18 @@ class Handler(BaseHTTPRequestHandler):
         limit = request.get("max_completion_tokens", request.get("max_tokens"))
         return limit if isinstance(limit, int) else None
 
-    def _generate(self, request: dict[str, Any]) -> tuple[str, str, dict[str, int]]:
+    def _generate(self, request: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
         words, reason = self.engine.tokens(self._limit(request))
-        with self.engine.slot():
+        with self.engine.slot() as slot:
             for _ in words:
                 self.engine.pause()
-        return "".join(words).rstrip(), reason, usage_of(request, len(words))
+            usage = self._usage(request, len(words), slot)
+        return "".join(words).rstrip(), reason, usage
+
+    def _usage(self, request: dict[str, Any], produced: int, slot: int) -> dict[str, Any]:
+        usage, engine = usage_of(request, produced), self.engine
+        engine.held[slot] = 100 * usage["prompt_tokens"]
+        return {**usage, "prompt_tokens_details": {"cached_tokens": engine.cached[slot]}}
 
     def _stream(
         self,
@@ -409,7 +450,7 @@ class Handler(BaseHTTPRequestHandler):
         choice: Callable[[str], dict[str, Any]],
     ) -> None:
         words, reason = self.engine.tokens(self._limit(request))
-        with self.engine.slot():
+        with self.engine.slot() as slot:
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Transfer-Encoding", "chunked")
@@ -420,8 +461,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.engine.pause()
                 self._event({**head, "choices": [{"index": 0, **choice(word), "finish_reason": None}]})
             self._event({**head, "choices": [{"index": 0, **choice(""), "finish_reason": reason}]})
+            usage = self._usage(request, len(words), slot)
             if (request.get("stream_options") or {}).get("include_usage"):
-                self._event({**head, "choices": [], "usage": usage_of(request, len(words))})
+                self._event({**head, "choices": [], "usage": usage})
             self._chunk(b"data: [DONE]\n\n")
             self._chunk(b"")
 
@@ -528,6 +570,12 @@ def crash(seconds: float) -> None:
     os.abort()
 
 
+def out_of_memory() -> int:
+    log("ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 68719476736")
+    log("llama_kv_cache_init: failed to allocate buffer for kv cache\nsrv    load_model: failed to load model")
+    return 1
+
+
 def install_signals(switches: Switches) -> None:
     """The default ends without a word to threads: no flush, no lock, no traceback."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -557,6 +605,7 @@ class Options:
     parallel: int = 1
     api_key: str = ""
     api_key_file: str = ""
+    slot_save_path: str = ""
 
     @classmethod
     def parse(cls, argv: list[str]) -> Options:
@@ -596,10 +645,10 @@ def main(argv: list[str]) -> int:
         log("llama_model_load_from_file_impl: failed to load model")
         log(f"srv    load_model: failed to load model, '{options.model}'")
         return 1
-    if "oom" in switches:
-        log("ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 68719476736")
-        log("llama_kv_cache_init: failed to allocate buffer for kv cache\nsrv    load_model: failed to load model")
-        return 1
+    if "oom" in switches or options.ctx_size > switches.number("oom-above", math.inf):
+        if "oom-later" not in switches:
+            return out_of_memory()
+        threading.Timer(switches.number("oom-later", 1), lambda: os._exit(out_of_memory())).start()
     if "fork-grandchildren" in switches:
         for _ in range(2):
             subprocess.Popen(["sleep", str(GRANDCHILD_SECONDS)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)

@@ -14,6 +14,7 @@ from reconciler.core.ids import Ref, digest_of
 from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price
 from reconciler.core.state import VOLATILE, Declared, Drift, Unknown, World
 from reconciler.core.status import Condition, no, yes
+from reconciler.kinds.carried import CALLS
 from reconciler.kinds.gateway.spec import GatewaySpec
 from reconciler.supervise.machine import Phase as Life
 
@@ -57,7 +58,8 @@ class GatewayState:
 class Target:
     """Where a model's requests go; nothing of it is set while nothing is ready. `on_demand` models load when asked.
 
-    `calls` is what it calls its model, where that is to be said in each request.
+    `calls` is what it calls its model, where that is to be said in each request; `context` what one request may use
+    there, where that is not what the manifest says (else 0).
     """
 
     nonce: str = ""
@@ -66,6 +68,7 @@ class Target:
     reason: str = field(default="", compare=False)
     on_demand: bool = False
     calls: str = ""
+    context: int = 0
 
 
 class GatewayRules:
@@ -131,8 +134,9 @@ def targets(spec: GatewaySpec, world: World) -> dict[str, Target]:
         # The ones made from the wanted spec last, and among those the youngest.
         ready.sort(key=lambda i: (declared is not None and i.digest == declared.digest, i.ready or 0.0))
         if ready:
-            calls = ready[-1].inputs.get("calls", "")
-            out[model.name] = Target(ready[-1].nonce, ready[-1].host, ready[-1].port, calls=calls)
+            calls, settings = ready[-1].inputs.get(CALLS, ""), ready[-1].reduced
+            context = settings.context if settings is not None else 0
+            out[model.name] = Target(ready[-1].nonce, ready[-1].host, ready[-1].port, calls=calls, context=context)
         else:
             trouble = world.troubles.get(ref) or world.troubles.get(Ref("model", model.name))
             # The code only: a message may carry lines of a log, which are not for clients.
@@ -163,7 +167,7 @@ def content(spec: GatewaySpec, aim: Mapping[str, Target], keys: tuple[tuple[str,
         "models": {
             m.name: {
                 "owned_by": "reconciler",
-                "context": m.context or None,
+                "context": t.context or m.context or None,
                 "task": m.task,
                 "aliases": list(m.aliases),
                 "target": _target(m.name, t) if t.nonce else None,

@@ -111,6 +111,10 @@ class MemoryLimit(Section):
 
     at_most: Size | None = None
     """Memory in all, of the machine and of its GPUs: `6GiB`."""
+    shrink: Truth = False
+    """Whether it may make do with less once it has ended for want of memory: the next try has quantized caches, then
+    also one slot, then a halved context (down to 4096), the first of these that fits what is free. `status` says so.
+    Default: what the manifest says is what runs."""
 
 
 class LimitsSection(Section):
@@ -196,6 +200,10 @@ class ModelSection(Entry):
     """With `start: on_demand`: unload it after this much quiet. `never`: only when others need its memory."""
     priority: Annotated[int, Field(ge=-1000, le=1000, strict=True)] = 0
     """Whose download goes first, and whose server is unloaded last where memory is short: the higher."""
+    keep_cache: Truth = False
+    """Whether what its KV cache holds is written to the disk when it is unloaded, and read when it is loaded again, so
+    that long prompts need not be computed anew. That takes up to the size of the cache on disk, and what was said is in
+    it: hence not the default. For chat models on llama.cpp."""
     memory: MemoryLimit = MemoryLimit()
     """What its server may take."""
     limits: LimitsSection = LimitsSection()

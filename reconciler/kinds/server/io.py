@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,31 @@ from reconciler.core.state import Absent, Declared, Found, Observation
 from reconciler.host.probes import free_port
 from reconciler.host.process import Identity, cpu_seconds, memory
 from reconciler.kinds.base import Tools
+from reconciler.kinds.carried import CACHE, REDUCED, WITHIN
 from reconciler.kinds.fit import judged
 from reconciler.kinds.flags import Unfit
+from reconciler.kinds.server import slots
+from reconciler.kinds.server.kept import Kept, kept, unkept
+from reconciler.kinds.server.kept import told as kept_told
+from reconciler.kinds.server.reduced import Settings, applied, next_settings, shortage, told, words
 from reconciler.kinds.server.rules import Instance, ServerRules, ServerState, artifacts, demand
 from reconciler.kinds.server.spec import Paths, ServerSpec, arguments
-from reconciler.kinds.server.templated import WITHIN, Bound, health_of, launch_of
+from reconciler.kinds.server.templated import Bound, health_of, launch_of
 from reconciler.kinds.workload import (
     Launch,
+    forget_short,
     loading_rate,
     new_nonce,
     note_rate,
     row_phase,
     row_silent,
+    short_of,
     start,
     stop,
 )
 from reconciler.store.ledger import ProcessRow
 from reconciler.store.views import by_name, together
+from reconciler.supervise.exits import SHRINK_HINT
 from reconciler.supervise.readiness import LEAST, healthy, start_budget, wait_ready
 
 HOST = "127.0.0.1"
@@ -51,14 +60,15 @@ class ServerKind:
         measure = any(d.spec.start != "always" for ref, d in desired.items() if ref.kind == self.name)
         for ref in refs:
             found = tuple(_instance(row, measure, tools) for row in rows.get(ref, []))
-            out[ref] = Found(ServerState(found)) if found else Absent()
+            short = shortage(short_of(ref, tools))
+            out[ref] = Found(ServerState(found, short)) if found or short is not None else Absent()
         return out
 
     async def apply(self, action: Action, ref: Ref, declared: Declared | None, tools: Tools) -> None:
         match action.verb:
             case "start":
                 assert declared is not None
-                await _start(ref, declared, tools)
+                await _start(ref, declared, action.args.get("settings"), tools)
                 tools.ledger.own(ref, declared.digest, declared.spec)
             case "adopt":
                 assert declared is not None
@@ -71,9 +81,15 @@ class ServerKind:
                 tools.ledger.record_retiring(str(action.args["nonce"]))
             case "stop":
                 if (row := _row(action, tools)) is not None:
+                    written = await slots.save(row, tools) if action.args.get("keep") else []
                     await stop(row, tools, GRACE)
+                    await slots.settle(ref, written, tools)
             case "release":
+                forget_short(ref, tools)
                 tools.ledger.disown(ref)
+
+    def sweep(self, tools: Tools) -> None:
+        slots.sweep({ref.name for ref in tools.ledger.owned() if ref.kind == self.name}, tools)
 
     async def answers(self, row: ProcessRow, tools: Tools) -> bool:
         """Its /health answers; or it is at work: long generations may keep every thread that could answer busy."""
@@ -112,47 +128,81 @@ def _row(action: Action, tools: Tools) -> ProcessRow | None:
     return next((row for row in tools.ledger.processes() if row.nonce == action.args["nonce"]), None)
 
 
-async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
-    spec: ServerSpec = declared.spec
+async def _start(ref: Ref, declared: Declared, less: Settings | None, tools: Tools) -> None:
+    """`less` is what it runs with in place of the manifest's settings."""
+    spec: ServerSpec = applied(declared.spec, less)
     engine, made = tools.look(Ref("engine", spec.engine)), artifacts(spec, tools.look)
     if engine is None or not all(state is not None and state.usable for _, state in made):
         raise Fault("NOT_READY", "its engine or its model has just gone away")
     paths = _paths(spec, dict(made), tools)
-    size = sum(state.size for _, state in made)
     host = tools.host()
     fit = judged(made[0][1].shape, demand(spec, tools.look), host)
     layers = fit.found.gpu_layers if fit is not None and host.devices and spec.gpu_layers < 0 else spec.gpu_layers
-    nonce, key = new_nonce(), secrets.token_urlsafe(32)
-    port = free_port(HOST)
     inputs = {key: state.token for key, state in (*made, ("engine", engine)) if state.token}
+    if less is not None:
+        inputs[REDUCED] = told(declared.spec, less)
+        tools.ledger.event(str(ref), "Reduced", f"{words(declared.spec, less)}: its own settings ran out of memory")
+    bound = Bound(paths.model, HOST, free_port(HOST), new_nonce(), secrets.token_urlsafe(32), inputs)
     if engine.template is not None:
-        bound = Bound(paths.model, HOST, port, nonce, key, inputs)
-        await start(await launch_of(ref, declared, engine.template, bound, tools), tools)
-        return
+        launch = await launch_of(ref, declared.digest, spec, engine.template, bound, tools)
+    else:
+        cache = _kept(ref, spec, made, layers, bool(paths.mmproj), engine, tools) if spec.keep_cache else None
+        paths = replace(paths, slots=slots.prepare(ref, cache, tools))
+        if cache is not None and paths.slots:
+            inputs[CACHE] = kept_told(cache)
+        argv = [*engine.argv, *_arguments(spec, paths, bound.port, layers, engine)]
+        launch = _own_launch(ref, declared.digest, spec, argv, bound, sum(state.size for _, state in made), tools)
+    try:
+        await start(launch, tools)
+    except Fault as fault:
+        raise _once_more(ref, declared.spec, less, fault, tools) from fault
+    if less is None:
+        forget_short(ref, tools)
+
+
+def _own_launch(
+    ref: Ref, digest: str, spec: ServerSpec, argv: list[str], bound: Bound, size: int, tools: Tools
+) -> Launch:
+    """A llama-server, which is to load `size` bytes."""
     budget = start_budget(size, loading_rate(tools))
 
     async def ready(identity: Identity, log: Path, log_start: int) -> None:
         tools.progress(ref, "loading", 0, None)
         began = time.monotonic()
-        await wait_ready(tools.processes, identity, HOST, port, budget, log, log_start, spec.limits.memory)
+        await wait_ready(tools.processes, identity, HOST, bound.port, budget, log, log_start, spec.limits.memory)
         note_rate(size, time.monotonic() - began, tools)
+        if (row := next((r for r in tools.ledger.processes() if r.nonce == bound.nonce), None)) is not None:
+            await slots.restore(row, tools)
 
-    await start(
-        Launch(
-            ref,
-            declared.digest,
-            [*engine.argv, *_arguments(spec, paths, port, layers, engine)],
-            {**dict(spec.env), "LLAMA_API_KEY": key},
-            HOST,
-            port,
-            inputs,
-            nonce,
-            key,
-            ready,
-            spec.limits,
-        ),
-        tools,
-    )
+    env = {**dict(spec.env), "LLAMA_API_KEY": bound.key}
+    return Launch(ref, digest, argv, env, HOST, bound.port, bound.inputs, bound.nonce, bound.key, ready, spec.limits)
+
+
+def _kept(
+    ref: Ref, spec: ServerSpec, made: Sequence[tuple[str, Any]], layers: int, projector: bool, engine: Any, tools: Tools
+) -> Kept | None:
+    """Where what its cache holds is kept; None where it cannot be."""
+    shape = made[0][1].shape
+    if why := unkept(spec, shape, projector, engine.flags):
+        tools.ledger.event(str(ref), "CacheNotKept", why)
+        return None
+    sha256s = [p.sha256 for _, state in made for p in state.pieces] or [state.sha256 for _, state in made]
+    return kept(spec, sha256s, engine.token, demand(spec, tools.look), shape, layers)
+
+
+def _once_more(ref: Ref, spec: ServerSpec, less: Settings | None, fault: Fault, tools: Tools) -> Fault:
+    """Out of memory with the manifest's settings: where it may make do with less, that is tried at once."""
+    if fault.code != "OUT_OF_MEMORY" or not spec.shrink or less is not None:
+        return fault
+    model, short = tools.look(Ref("model", spec.model)), shortage(short_of(ref, tools))
+    shape = model.shape if model is not None else ""
+    hint = fault.hint.replace(SHRINK_HINT, "")
+    following = next_settings(spec, demand(spec, tools.look), shape, tools.host(), short)
+    if following is None:
+        message = f"{fault.message}; nothing less fits what is free, either"
+        return Fault(fault.code, message, hint=hint, kind=fault.kind, after=fault.after)
+    message = f"{fault.message}; next with {words(spec, following)}"
+    return Fault(fault.code, message, hint=hint, kind=FaultClass.TRANSIENT)
 
 
 def _arguments(spec: ServerSpec, paths: Paths, port: int, layers: int, engine: Any) -> list[str]:
@@ -192,4 +242,5 @@ async def _await(row: ProcessRow | None, tools: Tools) -> None:
     except Fault:
         await stop(row, tools, GRACE)
         raise
+    await slots.restore(row, tools)
     tools.ledger.record_ready(row.nonce)

@@ -11,6 +11,9 @@ model file as it is now, and answers; any other living one is *stale*. Wanted is
 Of a server that is not to be in memory now (core/residency) all are surplus: wanted is none.
 
 Only where memory cannot hold both is the stale one stopped first, and the plan says so.
+
+One that had too little memory may run with less than the manifest says (kinds/server/reduced): it is fresh for as long
+as the ledger remembers why, and shown as drift that is left so.
 """
 
 from __future__ import annotations
@@ -28,8 +31,12 @@ from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price, 
 from reconciler.core.residency import Asked, Resident, Standing, decide, reserve, too_large
 from reconciler.core.state import VOLATILE, Declared, Drift, Found, Unknown, World
 from reconciler.core.status import Condition, no, yes
+from reconciler.kinds.carried import CACHE, REDUCED
 from reconciler.kinds.fit import NONE, Demand, Fit, judged
 from reconciler.kinds.flags import FlagSet, unfit
+from reconciler.kinds.server import reduced
+from reconciler.kinds.server.kept import unkept
+from reconciler.kinds.server.reduced import Settings, Shortage
 from reconciler.kinds.server.spec import ServerSpec
 from reconciler.supervise.machine import Phase as Life
 
@@ -56,10 +63,18 @@ class Instance:
     private: int = field(default=0, metadata=VOLATILE)  # of those, bytes that are not those of files
     loading: float = 0.0  # seconds that it took to become ready
 
+    @property
+    def reduced(self) -> Settings | None:
+        """What it runs with in place of the manifest's settings; None where it runs as the manifest says."""
+        return reduced.read(self.inputs.get(REDUCED, ""))
+
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
+    """`short` is what is remembered of an end for want of memory."""
+
     instances: tuple[Instance, ...] = ()
+    short: Shortage | None = None
 
     @property
     def living(self) -> tuple[Instance, ...]:
@@ -78,7 +93,7 @@ class ServerRules:
         if not wanted(ref, declared, world):
             if not state.living:
                 return _denied(ref, declared, world)
-            stops = _stops(state.living, world, patient=True)
+            stops = _stops(state.living, world, patient=True, keep=True)
             why = world.standing[ref].why if ref in world.standing else ""
             reason = why or "it runs only when it is asked for"
             return Change(
@@ -90,7 +105,7 @@ class ServerRules:
         if ready:
             surplus = (*stale, *fresh[: len(fresh) - 1]) if len(fresh) > 1 else tuple(stale)
             if not surplus:
-                return _note_down(ref, declared, world)
+                return _note_down(ref, declared, world) or _left(ref, declared, ready[-1], state)
             return Change(ref, Op.REPLACE, "its successor is ready", _stops(surplus, world), where=declared.where)
         if fresh:
             wait = Action(Phase.START, "await", "wait until it is ready", {"nonce": fresh[-1].nonce})
@@ -112,7 +127,7 @@ class ServerRules:
             return _idle(ref, declared.spec, world), *rest
         current = [i for i in ready if is_fresh(i, declared, world)]
         if current:
-            return yes("Ready", "Answers", f"port {current[-1].port}"), *rest
+            return yes("Ready", "Answers", f"port {current[-1].port}"), *rest, *_reduced(current[-1], state)
         if any(i.life is Life.READY for i in ready):
             return yes("Ready", "Outdated", "the earlier version serves until its successor is ready"), *rest
         if any(i.life is Life.UNRESPONSIVE for i in living):
@@ -120,6 +135,41 @@ class ServerRules:
         if not living and (wrong := refused(declared.spec, world)):
             return no("Ready", "OptionsRefused", wrong), *rest
         return no("Ready", "Starting" if living else "NotStarted"), *rest
+
+
+def _left(ref: Ref, declared: Declared, instance: Instance, state: ServerState) -> Change | None:
+    """That it runs with less than the manifest says: drift, but nobody starts it anew only to run out of memory."""
+    return next(
+        (Change(ref, Op.RESTART, c.message, where=declared.where, drift=True, left=True)
+         for c in _reduced(instance, state)),
+        None,
+    )  # fmt: skip
+
+
+def _reduced(instance: Instance, state: ServerState) -> tuple[Condition, ...]:
+    if not instance.reduced or state.short is None:
+        return ()
+    words = reduced.told_words(instance.inputs[REDUCED])
+    return (yes("Reduced", "OutOfMemory", f"it runs with {words}: {reduced.why(state.short)}"),)
+
+
+def run_as(ref: Ref, spec: ServerSpec, world: World) -> ServerSpec:
+    """The spec with the settings that it runs with, or that its next process will have."""
+    state: ServerState = world.found(ref) or ServerState()
+    if state.short is None or not spec.shrink:
+        return spec
+    if living := [i for i in state.living if i.digest == spec.digest]:
+        return reduced.applied(spec, living[-1].reduced)
+    return reduced.applied(spec, _next(ref, spec, world))
+
+
+def _next(ref: Ref, spec: ServerSpec, world: World) -> Settings | None:
+    """What its next process is started with in place of the manifest's settings; None where it is these."""
+    state: ServerState = world.found(ref) or ServerState()
+    model = _model(spec, world) if state.short is not None else None
+    if model is None:
+        return None
+    return reduced.next_settings(spec, demand(spec, world.found), model.shape, world.host, state.short)
 
 
 def wanted(ref: Ref, declared: Declared, world: World) -> bool:
@@ -176,7 +226,7 @@ def residents(world: World, asked: Mapping[Ref, Asked]) -> list[Resident]:
         if declared is None and not living:
             continue
         spec: ServerSpec | None = declared.spec if declared is not None else None
-        need = _size(spec, world) if spec is not None else _released(ref, world)
+        need = _size(run_as(ref, spec, world), world) if spec is not None else _released(ref, world)
         busy = sum(gateway.inflight.get(i.nonce, 0) for i in living) if gateway is not None else 0
         at = [gateway.used.get(i.nonce, gateway.started) for i in living] if gateway is not None else []
         out.append(
@@ -224,11 +274,19 @@ def is_fresh(instance: Instance, declared: Declared, world: World) -> bool:
         return False
     if instance.digest != declared.digest or instance.life not in (Life.STARTING, Life.READY) or not instance.keyed:
         return False
+    if REDUCED in instance.inputs and not _still_short(declared, world):
+        return False
     # While a file is being proved or fetched again nothing is known against the running one.
     return all(
         made is None or not made.usable or instance.inputs.get(role) == made.token
         for role, made in artifacts(declared.spec, world.found)
     )
+
+
+def _still_short(declared: Declared, world: World) -> bool:
+    """Whether what had it run with less is still so: it may, and nobody has asked for its own settings since."""
+    state: ServerState = world.found(declared.ref) or ServerState()
+    return bool(declared.spec.shrink and state.short is not None and state.short.digest == declared.digest)
 
 
 def artifacts(spec: ServerSpec, found: Callable[[Ref], Any]) -> list[tuple[str, Any]]:
@@ -245,7 +303,8 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
     fit = fitting(spec, world)
     if fit is not None and fit.refused and not spec.force and (model is None or model.usable):
         return Change(ref, Op.DENIED, fit.refusal, where=declared.where)
-    size = _size(spec, world)
+    less = _next(ref, spec, world)
+    size = _size(reduced.applied(spec, less), world)
     standing = world.standing.get(ref)
     waits = _waits_for(spec, world) or (standing.hold if standing is not None else "")
     if wrong := refused(spec, world) or unloadable(spec, world):
@@ -255,9 +314,10 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
     turn = _rolls(ref, spec, world) if not waits and any(serves(i) for i in stale) else None
     waits = f"waits for {turn}: {ONE_AT_A_TIME}" if turn is not None else waits
     templated = _templated(spec, world)
-    told = _told(fit, 0 if templated else spec.context) + _unchecked(spec, world)
+    told = f" · with {reduced.words(spec, less)}: its own settings ran out of memory" if less is not None else ""
+    told = (told or _told(fit, 0 if templated else spec.context)) + _unchecked(spec, world) + _unkept(spec, world)
     told += _guessed(spec, fit, world) if templated else ""
-    args = {"turn": turn} if turn is not None else {}
+    args = ({"turn": turn} if turn is not None else {}) | ({"settings": less} if less is not None else {})
     begin = Action(Phase.START, "start", f"start a process and wait until it is ready{told}", args, waits)
     hung = any(i.life is Life.UNRESPONSIVE for i in stale)
     leaving = [i for i in stale if i.life is not Life.RETIRING]
@@ -294,7 +354,7 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
 
 
 def _removal(ref: Ref, state: ServerState, world: World) -> Change:
-    stops = _stops(state.living, world)
+    stops = _stops(state.living, world, keep=world.down and not world.purge)
     forget = Action(Phase.SWEEP, "release", "forget it")
     price = Price(memory=-_released(ref, world) if stops else 0, clients=names(ref, world))
     return Change(ref, Op.DELETE, "no longer in the manifest", (*stops, forget), price=price)
@@ -319,8 +379,13 @@ def _note_down(ref: Ref, declared: Declared, world: World) -> Change | None:
     return Change(ref, Op.ADOPT, "it runs already", (adopt,), where=declared.where)
 
 
-def _stops(instances: Iterable[Instance], world: World, patient: bool = False) -> tuple[Action, ...]:
-    """Retire all of them, then stop one after the other; `patient`: however long their requests take."""
+def _stops(
+    instances: Iterable[Instance], world: World, patient: bool = False, keep: bool = False
+) -> tuple[Action, ...]:
+    """Retire all of them, then stop one after the other; `patient`: however long their requests take.
+
+    `keep`: those that can are to keep what their cache holds, since they are to come back.
+    """
     gateway = world.found(Ref("gateway", "main"))
     routed = gateway.routed if gateway is not None else frozenset()
     running = gateway.inflight if gateway is not None else {}
@@ -339,7 +404,9 @@ def _stops(instances: Iterable[Instance], world: World, patient: bool = False) -
         hold = f"{count} requests are running on it" if count and not late else ""
         if i.retiring is not None:
             hold = follows or hold
-        stops.append(Action(Phase.STOP, "stop", f"stop {where} once its requests have ended", args, hold))
+        kept = {"keep": True} if keep and not hung and i.ready is not None and CACHE in i.inputs else {}
+        text = f"stop {where} once its requests have ended" + (", keeping what its cache holds" if kept else "")
+        stops.append(Action(Phase.STOP, "stop", text, args | kept, hold))
     return (*retires, *stops)
 
 
@@ -503,6 +570,15 @@ def _guessed(spec: ServerSpec, fit: Fit | None, world: World) -> str:
     return f"; about {human_bytes(size)} of memory, by the size of its files alone" if size else ""
 
 
+def _unkept(spec: ServerSpec, world: World) -> str:
+    """Why what its cache holds will not be kept, although that is asked for."""
+    model = _model(spec, world)
+    if not spec.keep_cache or model is None:
+        return ""
+    why = unkept(spec, model.shape, demand(spec, world.found).projector > 0, _flags(spec, world))
+    return f"; warning: what its cache holds is not kept: {why}" if why else ""
+
+
 def _told(fit: Fit | None, context: int) -> str:
     if fit is None:
         return ""
@@ -524,7 +600,10 @@ def _released(ref: Ref, world: World) -> int:
     return int(model.size * ROOM) if model is not None else 0
 
 
-SHOWN = ("engine", "task", "context", "parallel", "gpu_layers", "cache_k", "cache_v", "options", "env", "limits")
+SHOWN = (
+    "engine", "task", "context", "parallel", "gpu_layers", "cache_k", "cache_v", "options", "env", "limits",
+    "keep_cache",
+)  # fmt: skip
 PATHS = {"cache_k": "cache_type.k", "cache_v": "cache_type.v"}
 
 

@@ -11,8 +11,8 @@ from reconciler.core.residency import Start
 from reconciler.kinds.flags import FlagSet, rendered
 from reconciler.kinds.options import Option
 
-# No part of what runs; the first two are where they say something.
-UNSEEN = ("extras", "limits", "at_most", "force", "start", "idle_timeout", "priority")
+# No part of what runs; the first three are where they say something.
+UNSEEN = ("extras", "limits", "keep_cache", "at_most", "force", "start", "idle_timeout", "priority", "shrink")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class ServerSpec:
 
     `gpu_layers` is -1 where it follows from the memory. `options` and `env` are sorted pairs, lists as tuples.
     `at_most` (bytes of memory, 0: no bound), `force`, `start`, `idle_timeout` (seconds, 0: never) and `priority` decide
-    whether and when it runs, and are not part of what runs.
+    whether and when it runs, `shrink` whether it may make do with less; they are not part of what runs.
     """
 
     name: str
@@ -54,12 +54,15 @@ class ServerSpec:
     start: Start = "always"
     idle_timeout: float = 600.0
     priority: int = 0
+    shrink: bool = False
+    keep_cache: bool = False
 
     @property
     def digest(self) -> str:
         what = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in UNSEEN}
         # Where these say nothing, what runs is what it was before they were part of the language.
-        further = {"extras": self.extras, "limits": self.limits if self.limits != NO_LIMITS else ()}
+        limits = self.limits if self.limits != NO_LIMITS else ()
+        further = {"extras": self.extras, "limits": limits, "keep_cache": self.keep_cache}
         return digest_of(what | {key: value for key, value in further.items() if value})
 
     @property
@@ -69,12 +72,13 @@ class ServerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Where the files of one server lie; empty where there is none."""
+    """Where the files of one server lie; empty where there is none. `slots` is where it writes what its cache holds."""
 
     model: str
     mmproj: str = ""
     draft: str = ""
     loras: tuple[tuple[str, float], ...] = ()
+    slots: str = ""
 
 
 def sorted_pairs(mapping: Mapping[str, Option]) -> tuple[tuple[str, Option], ...]:
@@ -101,6 +105,8 @@ def arguments(
     if paths.draft:
         out += ["--model-draft", paths.draft]
     out += _adapters(paths.loras, flags)
+    if paths.slots:
+        out += ["--slot-save-path", paths.slots]
     if spec.cache_k != "f16":
         out += ["--cache-type-k", spec.cache_k]
     if spec.cache_v != "f16":

@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.core.ids import Ref
-from reconciler.core.state import Declared
 from reconciler.host import secrets
 from reconciler.host.probes import listening
 from reconciler.host.process import Identity
 from reconciler.kinds.base import Tools
+from reconciler.kinds.carried import CALLS, HTTP, WITHIN
 from reconciler.kinds.server.spec import ServerSpec
 from reconciler.kinds.workload import Launch, key_of
 from reconciler.store.ledger import ProcessRow
 from reconciler.supervise.readiness import PLAIN, Health, wait_ready
 
-HTTP, WITHIN, CALLS = "http", "within", "calls"  # keys of a process's inputs
 KEYS = ("RECONCILER_API_KEY", "LLAMA_API_KEY", "VLLM_API_KEY")  # as kinds/engine/spec.py keeps them from `env`
 TELLING = 4  # characters from which on a secret is looked for in what a process said
 
@@ -47,9 +46,8 @@ def health_of(row: ProcessRow, tools: Tools) -> Health:
     return Health(row.inputs[HTTP], key_of(row.nonce, tools)) if HTTP in row.inputs else PLAIN
 
 
-async def launch_of(ref: Ref, declared: Declared, template: Any, bound: Bound, tools: Tools) -> Launch:
+async def launch_of(ref: Ref, digest: str, spec: ServerSpec, template: Any, bound: Bound, tools: Tools) -> Launch:
     """A server by its engine's template. Raises Fault for a secret that is not there."""
-    spec: ServerSpec = declared.spec
     values = {
         "model_path": bound.model,
         "model_name": spec.name,
@@ -68,7 +66,7 @@ async def launch_of(ref: Ref, declared: Declared, template: Any, bound: Bound, t
 
     return Launch(
         ref,
-        declared.digest,
+        digest,
         template.filled(values),
         {**env, **dict(spec.env), **dict.fromkeys(KEYS, bound.key)},
         bound.host,
