@@ -4,11 +4,15 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STACK  := examples/quickstart/stack.yaml
 
-.PHONY: quickstart test test-fast nightly check lint format schemas bench clean
+.PHONY: quickstart llama-server test test-fast nightly check lint format schemas bench clean
 
 quickstart: $(VENV)/.runs
 	@$(BIN)/reconcile apply -f $(STACK)
 	@$(BIN)/python examples/quickstart/ask.py --stack $(STACK) --reconcile $(BIN)/reconcile
+
+# Built once, into the user's cache (ten minutes or more); the end-to-end tests and benchmarks find it there by themselves.
+llama-server: $(VENV)/.tests
+	@$(BIN)/python -m tests.support.llama_server
 
 test: $(VENV)/.tests
 	$(BIN)/python -m pytest -n 3
