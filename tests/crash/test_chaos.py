@@ -131,8 +131,11 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         with self.openai:
-            while not self.stop_.wait(self.random.uniform(0, 0.15)):
-                self.record.requests.append(self._ask())
+            pause = 0.0
+            while not self.stop_.wait(pause):
+                asked = self._ask()
+                self.record.requests.append(asked)
+                pause = self.random.uniform(0, 0.15) + (0.25 if asked.wrong else 0.0)
 
     def _ask(self) -> Request:
         model, streamed = self.random.choice(list(MODELS)), self.random.random() < 0.5
