@@ -45,9 +45,9 @@ def run(quick: bool) -> str:
         table(below, kept),
         "The keeper, of which there is one.",
         table(back, _returns(3 if quick else 12)),
-        "From the kill: a server until the gateway answers for it again, the gateway until its port is open again; both "
-        "wait out a second first. The controller: from the start of the next one until it says that all "
-        "is ready. What has failed is forgotten before each kill, as `reconcile apply` does.",
+        "From the kill: a server until the gateway answers for it again, the gateway until its port is open again; a "
+        "server waits for a second first, the gateway for a quarter. The controller: from the start of the next one "
+        "until it says that all is ready. What failed earlier is forgotten before each kill, as by `reconcile apply`.",
     ]
     return "\n\n".join(parts)
 
