@@ -20,9 +20,11 @@ test: $(VENV)/.tests
 test-fast: $(VENV)/.tests
 	$(BIN)/python -m pytest -n 3 -m "not slow and not e2e"
 
-# Generated histories and manifests in large numbers, half an hour or so; the counts stand at the end.
+# Generated histories and manifests in large numbers, ten minutes of kills, half an hour or more; the counts stand at the
+# end of each.
 nightly: $(VENV)/.tests
 	RECONCILER_NIGHTLY=1 nice -n 10 $(BIN)/python -m pytest -n 2 tests/core/test_machine.py tests/manifest/test_fuzz.py
+	RECONCILER_NIGHTLY=1 $(BIN)/python -m pytest tests/crash/test_chaos.py
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[nightly]'
 	nice -n 10 $(BIN)/python -m tests.gguf.fuzz_header --runs 2000000
 

@@ -53,15 +53,13 @@ SLACK = 0.35  # seconds that a look of ours, and the gateway's reload, may be la
 DYING = 0.1  # seconds between a SIGKILL and the end of what it is for, on a busy machine
 PATIENCE = 4.0  # seconds after which a person does something about what has not come back
 BAG = ("controller", "gateway", "always", "on_demand", "pause")
+LIMITS = "{memory: 128MiB}"  # each is estimated at 40.3 MB: there is room for three
 MODELS = {
     "always-one": "start: always, env: {FAKE_ENGINE: 'chunk-ms=15'}",
     "always-two": "start: always, env: {FAKE_ENGINE: 'chunk-ms=15,fork-grandchildren'}",
     "demand-one": "start: on_demand, idle_timeout: 2s, env: {FAKE_ENGINE: 'chunk-ms=15,slow-ready=0.3'}",
     "demand-two": "start: on_demand, idle_timeout: 3s, env: {FAKE_ENGINE: 'chunk-ms=15'}",
 }
-
-
-LIMITS = "{memory: 128MiB}"  # each is estimated at 40.3 MB: there is room for three
 
 
 @dataclass
