@@ -9,10 +9,10 @@ retries and two without, whole answers and streams, of models of which memory ha
 A request may fail in three ways, each held against the times at which we did something; all else is counted as failed,
 also a stream that ends without its end and an answer that is not the right one:
 
-- *cut*: the gateway, or a server of its model, was killed between its beginning and its end.
-- *away*: the gateway could not be reached, from its kill until its port takes connections again.
-- *told*: 503 with a Retry-After, from the kill of a server until the routes lead to another one. (Of a model that
-  loads on demand: until they no longer lead to the dead one; from then on a request waits.)
+- *away*: no connection to the gateway, from its kill until its port takes connections again.
+- *told*: 503 with a Retry-After for a server that is not there, from its kill until the routes lead to another one. (Of
+  a model that loads on demand: until they no longer lead to the dead one; from then on a request waits.)
+- *cut*: in any other way, where the gateway, or a server of its model, was killed between its beginning and its end.
 
 Meanwhile and at the end: a process without a row in the ledger is a stray, two processes of one resource that are not
 being retired are duplicates, and what runs after `down` is an orphan.
@@ -90,8 +90,9 @@ class Request:
     sent: float
     ended: float
     wrong: str = ""
-    refused: bool = False  # it never reached the gateway, or the connection ended before an answer
-    told: bool = False  # 503 with a Retry-After
+    false: bool = False  # it was answered as if all were well, and is not what was asked for
+    refused: bool = False  # it could not connect
+    told: bool = False  # 503 with a Retry-After, for a server that is not there
 
 
 @dataclass
@@ -107,13 +108,16 @@ class Record:
         """ok, cut, away, told or failed."""
         if not request.wrong:
             return "ok"
-        own = [span for span in self.spans if span.subject in ("gateway", request.model)]
-        if any(request.sent <= span.at + DYING and span.at <= request.ended for span in own):
-            return "cut"
-        if request.refused and any(span.subject == "gateway" and span.holds(request.ended) for span in own):
-            return "away"
-        if request.told and any(span.subject == request.model and span.holds(request.ended) for span in own):
+        if request.false:
+            return "failed"
+        spans = [span for span in self.spans if span.subject in ("gateway", request.model)]
+        if request.refused:
+            away = [span for span in spans if span.subject == "gateway" and span.holds(request.ended)]
+            return "away" if away else "failed"
+        if request.told and any(span.subject == request.model and span.holds(request.ended) for span in spans):
             return "told"
+        if any(request.sent <= span.at + DYING and span.at <= request.ended for span in spans):
+            return "cut"
         return "failed"
 
 
@@ -139,19 +143,21 @@ class Client(threading.Thread):
         model, streamed = self.random.choice(list(MODELS)), self.random.random() < 0.5
         count = self.random.randint(1, 20)
         sent = time.time()
-        refused = told = False
+        false = refused = told = False
         try:
             found = self._words(model, streamed, count)
             wanted = "".join(f"w{n} " for n in range(count))
-            wrong = "" if found.strip() == wanted.strip() else f"{found!r} instead of {count} words"
+            false = found.strip() != wanted.strip()
+            wrong = f"{found!r} instead of {count} words" if false else ""
         except APIStatusError as error:
             wrong = f"{error.status_code} {error.code} {error.message}"
-            told = error.status_code == 503 and "Retry-After" in error.response.headers
+            told = error.code in ("model_not_ready", "upstream_restarting") and "Retry-After" in error.response.headers
         except OpenAIError as error:
-            wrong, refused = repr(error.__cause__ or error), isinstance(error, APIConnectionError)
+            wrong = repr(error.__cause__ or error)
+            refused = isinstance(error, APIConnectionError) and wrong.startswith("ConnectError")
         except Exception as error:  # noqa: BLE001 - a broken stream is told by what reads it
             wrong = repr(error)
-        return Request(model, self.patient, streamed, sent, time.time(), wrong, refused, told)
+        return Request(model, self.patient, streamed, sent, time.time(), wrong, false, refused, told)
 
     def _words(self, model: str, streamed: bool, count: int) -> str:
         message = {"role": "user", "content": "hi"}
