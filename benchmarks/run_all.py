@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks import (
+    cold,
     cold_start,
     downloads,
     edit_to_route,
@@ -25,6 +26,7 @@ from benchmarks import (
     noop_apply,
     proxies,
     scale,
+    supervision,
 )
 from benchmarks.measure import CHECKOUT
 
@@ -36,6 +38,8 @@ SECTIONS: dict[str, Callable[[bool], str]] = {
     "From a saved edit to the route": edit_to_route.run,
     "The gateway beside nginx": gateway.run,
     "Standing by": memory.run,
+    "Watching over processes": supervision.run,
+    "A model that is not loaded": cold.run,
     "Downloads beside other tools": downloads.run,
     "Reading a header": header.run,
     "Memory of a server, as estimated": estimate.run,

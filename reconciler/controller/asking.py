@@ -149,6 +149,8 @@ async def ensure_ready(controller: Controller, name: str, timeout: float) -> dic
 
     Ends earlier where waiting has no sense: `why` says so. Raises Refused.
     """
+    # One that has just been started knows no model yet, and a gateway asks it before the command that started it does.
+    await _until(controller, lambda: _informed(controller), timeout)
     ref = controller.server_of(name)
     declared = controller.desired().get(ref)
     refuse_unasked(ref, controller.asking.now(), declared)
@@ -165,6 +167,11 @@ async def ensure_ready(controller: Controller, name: str, timeout: float) -> dic
         ready = view is not None and serves(ref, view)
         why, after = hopeless(ref, view, since) if view is not None and not ready else ("", 2.0)
     return {"ready": ready, "why": why, "retry_after": after, **_told(controller, ref)}
+
+
+def _informed(controller: Controller) -> bool:
+    """Whether it has a manifest, or has looked for one."""
+    return controller.source.held is not None or (controller.mode != "wait" and controller.view is not None)
 
 
 async def load(controller: Controller, name: str, timeout: float) -> dict[str, Any]:

@@ -23,6 +23,13 @@ def test_it_waits_at_first_and_then_no_longer() -> None:
     assert waiting(FAILED + 4) == 0
 
 
+def test_the_gateway_comes_back_sooner_and_is_not_hammered_either() -> None:
+    gateway = Ref("gateway", "main")
+    for count, most in ((1, 0.25), (2, 0.5), (6, 8.0), (20, 60.0)):
+        trouble = Trouble("", count, FAILED, "PROCESS_EXITED", "it ended", "", FaultClass.TRANSIENT)
+        assert 0.8 * most <= wait_for(gateway, World(troubles={gateway: trouble}, now=FAILED)) <= most
+
+
 @pytest.mark.parametrize("back", [1.0, 3600.0, 10 * 365 * 86400.0])
 def test_a_clock_that_was_set_back_makes_nothing_wait(back: float) -> None:
     assert waiting(FAILED - back) == 0

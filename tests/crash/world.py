@@ -37,7 +37,7 @@ def disturb(orders: Orders, folder: Path) -> None:
     """Change what this process sees of the world, as ordered."""
     warp(folder / "clock")
     if orders.hasty:
-        retry.ACTIONS = retry.PROCESSES = retry.PATIENT = Backoff(first=0.2, cap=1.0)
+        retry.ACTIONS = retry.PROCESSES = retry.GATEWAY = retry.PATIENT = Backoff(first=0.2, cap=1.0)
         recovery.READY_FORGIVES = 1.0
     if orders.ports:
         offer(list(orders.ports))

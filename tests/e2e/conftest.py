@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.stage import Stage, real_engine
+from tests.support import llama_server
 from tests.support.engines import wrapper
 from tests.support.tiny_gguf import tiny_gguf
 
@@ -20,6 +21,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test marked `engines` runs on the embedded engine, and on a real llama-server where there is one."""
+    if metafunc.definition.get_closest_marker("engines") is not None:
+        missing = pytest.mark.skipif(llama_server.found() is None, reason=llama_server.WITHOUT)
+        both = ["embedded", pytest.param("llama-server", marks=missing)]
+        metafunc.parametrize("engine", both, indirect=True)
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest) -> str:
+    """Which real engine a stage has: `embedded`, or `llama-server` in tests marked `engines`."""
+    return str(getattr(request, "param", "embedded"))
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny models: hello.gguf (short answers) and endless.gguf (answers until max_tokens)."""
@@ -31,9 +46,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def stage(tmp_path: Path, models: Path) -> Iterator[Stage]:
+def stage(tmp_path: Path, models: Path, engine: str) -> Iterator[Stage]:
     """An empty stage beside a real engine (`engine`) and the tiny models (`models/`)."""
-    real_engine(tmp_path / "engine")
+    if engine == "llama-server":
+        (tmp_path / "engine").symlink_to(llama_server.needed())
+    else:
+        real_engine(tmp_path / "engine")
     (tmp_path / "models").symlink_to(models)
     stage = Stage(tmp_path)
     yield stage

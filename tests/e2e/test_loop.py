@@ -32,6 +32,7 @@ def reply(stage: Stage, model: str = "chat") -> str:
     return answer.choices[0].message.content or ""
 
 
+@pytest.mark.engines
 def test_apply_serves_the_model_and_a_second_apply_has_nothing_to_do(hello: Stage) -> None:
     assert reply(hello) == "Hello from a tiny model."
     before = hello.servers()
@@ -68,6 +69,7 @@ class Stream(threading.Thread):
         self.started_streaming.set()
 
 
+@pytest.mark.engines
 def test_a_changed_context_is_make_before_break_and_cuts_no_stream(stage: Stage) -> None:
     # One thread each: two engines that wait for each other's threads on two busy cores hardly move.
     entry = 'chat: {{source: "file:models/endless.gguf", engine: real, context: {}, options: {{threads: 1}}}}'
@@ -91,6 +93,7 @@ def test_a_changed_context_is_make_before_break_and_cuts_no_stream(stage: Stage)
     assert not stage.strays()
 
 
+@pytest.mark.engines
 def test_removing_a_model_drains_and_stops_it(stage: Stage) -> None:
     both = (
         'chat: {source: "file:models/hello.gguf", engine: real, context: 1k}\n'
@@ -170,6 +173,7 @@ def test_an_emptied_manifest_is_refused_while_watching_and_by_apply(hello: Stage
     wait_until(lambda: not hello.servers(), 20, "it was allowed, but not done")
 
 
+@pytest.mark.engines
 def test_a_killed_server_comes_back_with_backoff(hello: Stage) -> None:
     (old,) = hello.servers()
     kill9(old)
@@ -195,6 +199,7 @@ def test_a_killed_server_comes_back_with_backoff(hello: Stage) -> None:
     assert time.monotonic() - first_wait > 1.2
 
 
+@pytest.mark.engines
 def test_a_killed_controller_leaves_everything_serving_and_the_next_one_adopts(hello: Stage) -> None:
     before = (hello.servers(), hello.gateway())
     kill9(hello.controller)
@@ -247,6 +252,7 @@ def test_a_stopped_controller_leaves_everything_serving(hello: Stage) -> None:
     assert (hello.servers(), hello.gateway()) == before
 
 
+@pytest.mark.engines
 def test_a_killed_gateway_comes_back(hello: Stage) -> None:
     old, server = hello.gateway(), hello.servers()
     kill9(old)
@@ -270,6 +276,7 @@ def test_a_hung_server_is_replaced(stage: Stage) -> None:
     assert reply(stage)
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize("harm", ["truncate", "alter", "delete"])
 def test_a_harmed_file_is_noticed_fetched_again_and_the_server_restarted(hello: Stage, harm: str) -> None:
     (old,) = hello.servers()
@@ -341,6 +348,7 @@ def test_another_manifest_can_take_over_the_same_data_root(hello: Stage) -> None
     assert reply(hello, "moved")
 
 
+@pytest.mark.engines
 def test_down_stops_everything_keeps_the_downloads_and_apply_brings_it_back(hello: Stage) -> None:
     hello.run("down")
     assert not hello.workloads()
@@ -362,6 +370,7 @@ def test_down_works_without_a_controller(hello: Stage) -> None:
     assert not hello.workloads()
 
 
+@pytest.mark.engines
 def test_logs_of_a_resource_are_shown_and_followed(hello: Stage) -> None:
     assert "listening on" in hello.run("logs", "chat").stdout
     assert "begin ref=server/chat" in hello.run("logs", "controller").stdout
@@ -382,6 +391,7 @@ def test_logs_of_a_resource_are_shown_and_followed(hello: Stage) -> None:
         reader.join()
 
 
+@pytest.mark.engines
 def test_a_client_that_leaves_cancels_the_generation(stage: Stage) -> None:
     stage.write(manifest(stage, 'chat: {source: "file:models/endless.gguf", engine: real, context: 32k}'))
     stage.run("apply")

@@ -100,6 +100,7 @@ async def install(ref: Ref, spec: EngineSpec, tools: Tools) -> EngineSpec:
     program = _server(folder, spec)
     with tools.effects("chmod", program):
         program.chmod(program.stat().st_mode | 0o755)
+    await _complete(folder, program, tools)
     said = await smoke(ref, [str(program)], program, folder, tools)
     mark(folder, program.relative_to(folder), spec, "", "", said, tools)
     return spec
@@ -155,6 +156,19 @@ async def brought(ref: Ref, spec: EngineSpec, requirement: str, tools: Tools) ->
         facts = tools.ledger.pins().get(spec.pin, {})
         tools.ledger.pin(spec.pin, {**facts, "name": got.name, "size": got.size, "sha256": got.sha256})
         return File(got.name, got.size, got.sha256)
+
+
+async def _complete(folder: Path, program: Path, tools: Tools) -> None:
+    """Import the package that has the program, if one has: a wheel cannot hold links, and such a package makes those
+    that its libraries need when it is first imported. What that brings is for the trial to say.
+    """
+    from reconciler.sources.pypi import run_pip
+
+    inside = next(iter(folder.glob("lib/python*/site-packages")), folder)
+    name = program.relative_to(inside).parts[0] if program.is_relative_to(inside) else ""
+    if name.isidentifier() and (inside / name / "__init__.py").is_file():
+        with tools.effects("import", inside / name):
+            await run_pip([str(python(folder)), "-c", f"import {name}"])
 
 
 def _server(folder: Path, spec: EngineSpec) -> Path:

