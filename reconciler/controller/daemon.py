@@ -82,6 +82,7 @@ class Controller:
         self.demands: dict[Ref, Action] = {}  # what a person asked for beyond the plan
         self.failed: dict[Ref, Fault] = {}  # of those
         self.told: dict[Ref, tuple[Condition, ...]] = dict(tools.ledger.conditions())
+        tools.pressed = any(c.type == status.PRESSURE for group in self.told.values() for c in group)
         self._ended: set[Ref] = set()  # resources whose work ended during this turn's look
         self._eyes = ThreadPoolExecutor(1, thread_name_prefix="look")
         self._wake = asyncio.Event()
@@ -263,6 +264,7 @@ class Controller:
         guarded = {ref: world.desired[ref].protect for ref in world.owned if ref in world.desired}
         try:
             self._forgive(view)
+            self._note_pressure(world.together.pressed)
             if self.source.held is not None:
                 gone = [ref for ref in self.tools.ledger.paused() if ref not in self.source.wanted.resources]
                 hands.resume(gone, self.tools.ledger, "it is no longer in the manifest")
@@ -284,6 +286,13 @@ class Controller:
             if fault.code == "LOCK_LOST":
                 raise
             log.warning("not noted turn=%d %s", self.begun, fault)
+
+    def _note_pressure(self, pressed: str) -> None:
+        """Once when memory has become too little for what runs, and once when it no longer is."""
+        if bool(pressed) != self.tools.pressed:
+            said = f"{pressed}; nothing more of it is idle" if pressed else "there is room again for what runs"
+            self.tools.ledger.event("memory", status.PRESSURE if pressed else "MemoryRelieved", said)
+            self.tools.pressed = bool(pressed)
 
     def _drop_unwanted(self, desired: Mapping[Ref, Declared]) -> None:
         """Cancel work whose resource is no longer declared as it was when the work began."""

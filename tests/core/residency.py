@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.core.ids import Ref
-from reconciler.core.residency import Resident, Standing, decide
+from reconciler.core.residency import Amount, Resident, Standing, decide
 
 TICK = 0.25  # seconds between two decisions: the controller's turns come at least so often while something waits
 TAIL = 4000.0  # seconds after the last request in which all must come to rest
 
-Policy = Callable[[Iterable[Resident], int, float], Mapping[Ref, Standing]]
+Policy = Callable[[Iterable[Resident], Amount, float], Mapping[Ref, Standing]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class _Model:
         return Resident(
             Ref("server", name),
             "on_demand",
-            self.load.need,
+            (self.load.need,),
             living=self.state != "out",
             ready=self.state in ("ready", "leaving"),
             leaving=self.state == "leaving",
@@ -94,7 +94,7 @@ def play(
             model.used = max([model.used, *ended])
             if model.state == "loading" and model.ready_at <= now:
                 model.state, model.used = "ready", now
-        standing = policy([m.resident(name, now) for name, m in world.items()], budget, now)
+        standing = policy([m.resident(name, now) for name, m in world.items()], (budget,), now)
         for name, model in world.items():
             verdict = standing[Ref("server", name)]
             if model.state == "leaving" and not model.running:

@@ -234,7 +234,7 @@ def test_a_busy_model_is_not_stopped_and_a_waiting_one_not_starved(crowded: Stag
 def test_too_large_for_all_the_memory_is_refused_when_it_is_declared(fake: Stage) -> None:
     fake.write(manifest(fake, entry(more=LONG), more="limits: {memory: 1MiB}\n"))
     refused = fake.run("apply", code=3)
-    assert "all servers together may take 1.0 MB (limits.memory)" in refused.stderr
+    assert "all servers together may take 1.0 MB of memory (limits.memory)" in refused.stderr
     fake.write(manifest(fake, entry(more=LONG + ", force: true"), more="limits: {memory: 1MiB}\n"))
     fake.run("apply")
     with pytest.raises(APIStatusError, match="all servers together may take"):

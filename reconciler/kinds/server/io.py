@@ -17,7 +17,7 @@ from reconciler.host.process import Identity, cpu_seconds, memory
 from reconciler.kinds.base import Tools
 from reconciler.kinds.fit import judged
 from reconciler.kinds.flags import Unfit
-from reconciler.kinds.server.rules import Instance, ServerRules, ServerState, artifacts, demand
+from reconciler.kinds.server.rules import LAYERS, Instance, ServerRules, ServerState, artifacts, demand
 from reconciler.kinds.server.spec import Paths, ServerSpec, arguments
 from reconciler.kinds.workload import (
     Launch,
@@ -47,9 +47,8 @@ class ServerKind:
         for row in tools.ledger.processes():
             rows.setdefault(row.ref, []).append(row)
         out: dict[Ref, Observation] = {}
-        measure = any(d.spec.start != "always" for ref, d in desired.items() if ref.kind == self.name)
         for ref in refs:
-            found = tuple(_instance(row, measure, tools) for row in rows.get(ref, []))
+            found = tuple(_instance(row, tools) for row in rows.get(ref, []))
             out[ref] = Found(ServerState(found)) if found else Absent()
         return out
 
@@ -87,9 +86,9 @@ def _cpu(row: ProcessRow) -> float:
     return cpu_seconds(row.identity.pid) if row.identity is not None else 0.0
 
 
-def _instance(row: ProcessRow, measure: bool, tools: Tools) -> Instance:
+def _instance(row: ProcessRow, tools: Tools) -> Instance:
     life, silent = row_phase(row, tools), row_silent(row, tools)
-    whole, private = memory(row.identity.pid) if measure and row.identity is not None else (0, 0)
+    whole, private = memory(row.identity.pid) if row.identity is not None else (0, 0)
     return Instance(
         row.nonce,
         row.digest,
@@ -121,6 +120,7 @@ async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
     host = tools.host()
     fit = judged(made[0][1].shape, demand(spec, tools.look), host)
     layers = fit.found.gpu_layers if fit is not None and host.devices and spec.gpu_layers < 0 else spec.gpu_layers
+    placing = {LAYERS: str(layers)} if host.devices and layers >= 0 else {}
     nonce, key = new_nonce(), secrets.token_urlsafe(32)
     port = free_port(HOST)
     budget = start_budget(size, loading_rate(tools))
@@ -139,7 +139,7 @@ async def _start(ref: Ref, declared: Declared, tools: Tools) -> None:
             {**dict(spec.env), "LLAMA_API_KEY": key},
             HOST,
             port,
-            {key: state.token for key, state in (*made, ("engine", engine)) if state.token},
+            {key: state.token for key, state in (*made, ("engine", engine)) if state.token} | placing,
             nonce,
             key,
             ready,
