@@ -69,6 +69,7 @@ class Controller:
         self.source = Source(path, tools, kinds)
         self.asking = Asking(tools.ledger)
         tools.asked = self.asking.now
+        tools.begun = self._starting
         self.mode = "run"  # run | wait (for the first `apply`) | down | purge | lock
         self.started = time.monotonic()
         self.begun = 0  # turns that have begun
@@ -225,6 +226,10 @@ class Controller:
         self._publish()
         async with self.turned:
             self.turned.notify_all()
+
+    def _starting(self) -> frozenset[Ref]:
+        """What is being started: a look in its own thread may come before there is a process to be seen."""
+        return frozenset(ref for ref, work in tuple(self.work.items()) if work.action.verb == "start")
 
     def _holds(self, world: World) -> bool:
         """Whether a look still has right what is paused and suspended."""

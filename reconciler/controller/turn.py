@@ -96,5 +96,5 @@ def observe(wanted: Wanted, tools: Tools, kinds: Mapping[str, Kind]) -> World:
         frozenset(tools.ledger.paused()),
         suspension,
     )
-    standing, together = decided(world, tools.asked(), wanted.memory, tools.pressed)
+    standing, together = decided(world, tools.asked(), wanted.memory, tools.pressed, tools.begun())
     return replace(world, standing=standing, together=together)

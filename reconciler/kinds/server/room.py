@@ -49,14 +49,16 @@ from reconciler.kinds.server.spec import ServerSpec
 from reconciler.supervise.machine import Phase as Life
 
 
-def decided(world: World, asked: Mapping[Ref, Asked], bound: int, before: bool) -> tuple[dict[Ref, Standing], Together]:
+def decided(
+    world: World, asked: Mapping[Ref, Asked], bound: int, before: bool, begun: frozenset[Ref] = frozenset()
+) -> tuple[dict[Ref, Standing], Together]:
     """Which servers are to be in memory now, and what is true of all of them together.
 
     Nothing is said of single ones where all always run. `bound` is `limits.memory` in bytes (0: auto), `before` whether
-    there has been too little memory so far.
+    there has been too little memory so far. Of `begun` a process is being started, whether one is seen yet or not.
     """
     shared, budget = shares(world, asked, bound), room(world, bound)
-    every = residents(world, asked, shared)
+    every = residents(world, asked, shared, begun)
     found: dict[Ref, Standing] = {}
     if bound or any(r.start != "always" for r in every if r.ref in world.desired):
         found = decide(every, budget, world.now) | _beyond(every, world, bound)
@@ -164,7 +166,9 @@ def _runs(ref: Ref, world: World) -> bool:
     return any(is_fresh(i, world.desired[ref], world) for i in _living(ref, world))
 
 
-def residents(world: World, asked: Mapping[Ref, Asked], shared: Mapping[Ref, Share]) -> list[Resident]:
+def residents(
+    world: World, asked: Mapping[Ref, Asked], shared: Mapping[Ref, Share], begun: frozenset[Ref] = frozenset()
+) -> list[Resident]:
     """What the decision about memory needs to know of every declared server, and of those that are leaving."""
     gateway = world.found(Ref("gateway", "main"))
     out = []
@@ -172,7 +176,7 @@ def residents(world: World, asked: Mapping[Ref, Asked], shared: Mapping[Ref, Sha
         if ref.kind != "server":
             continue
         state: ServerState = world.found(ref) or ServerState()
-        declared, living, wish = world.desired.get(ref), state.present, asked.get(ref, Asked())
+        declared, living, wish = world.desired.get(ref), state.living, asked.get(ref, Asked())
         if declared is None and not living:
             continue
         spec: ServerSpec | None = declared.spec if declared is not None else None
@@ -183,9 +187,11 @@ def residents(world: World, asked: Mapping[Ref, Asked], shared: Mapping[Ref, Sha
                 ref,
                 spec.start if spec is not None else "manual",
                 _measured(need, living),
-                living=bool(living),
+                living=bool(living) or ref in begun,
                 ready=any(i.life is Life.READY for i in living),
-                leaving=bool(living) and (spec is None or all(i.life is Life.RETIRING for i in living)),
+                leaving=bool(living)
+                and ref not in begun
+                and (spec is None or all(i.life is Life.RETIRING for i in living)),
                 waiting=wish.waiting,
                 since=wish.since,
                 loaded=max((i.ready or 0.0 for i in living), default=0.0),
@@ -198,6 +204,10 @@ def residents(world: World, asked: Mapping[Ref, Asked], shared: Mapping[Ref, Sha
             )
         )
     return out
+
+
+def _leaves(spec: ServerSpec | None, living: tuple[Instance, ...]) -> bool:
+    return bool(living) and (spec is None or all(i.life is Life.RETIRING for i in living))
 
 
 def _measured(need: Amount, living: Iterable[Instance]) -> Amount:

@@ -65,11 +65,6 @@ class ServerState:
     def living(self) -> tuple[Instance, ...]:
         return tuple(i for i in self.instances if i.life is not Life.GONE)
 
-    @property
-    def present(self) -> tuple[Instance, ...]:
-        """Those that take memory: also one whose process is only just being started, of which no more is known yet."""
-        return tuple(i for i in self.instances if i.life is not Life.GONE or (i.ready is None and i.retiring is None))
-
 
 class ServerRules:
     drift = Drift.CORRECT
@@ -205,7 +200,8 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
     stops = _stops(stale, world)
     if tight:
         # Routes do not wait for a successor here: they leave a retired one, which then ends its requests as always.
-        holds = (waits or ("" if a.verb == "retire" else a.hold) for a in stops)
+        until = waits if leaving else ""  # its own memory may be what is waited for: what leaves already goes on
+        holds = (until or ("" if a.verb == "retire" else a.hold) for a in stops)
         actions: tuple[Action, ...] = (*(replace(a, hold=h) for a, h in zip(stops, holds, strict=True)), begin)
         downtime = f"is down while it loads: {human_bytes(size)} for a second one are not free"
     elif begin.hold and not leaving:  # what it waits for may be its own predecessor's memory
