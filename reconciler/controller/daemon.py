@@ -269,8 +269,8 @@ class Controller:
         guarded = {ref: world.desired[ref].protect for ref in world.owned if ref in world.desired}
         try:
             self._forgive(view)
-            self._note_pressure(world.together.pressed)
             if self.source.held is not None:
+                self._note_pressure(world.together.pressed)
                 gone = [ref for ref in self.tools.ledger.paused() if ref not in self.source.wanted.resources]
                 hands.resume(gone, self.tools.ledger, "it is no longer in the manifest")
                 self.asking.settle(self.source.wanted.resources)

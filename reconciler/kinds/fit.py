@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from reconciler.core.residency import Amount
+from reconciler.core.residency import Amount, device_reserve, reserve
 from reconciler.core.state import Device, HostFacts
 
 if TYPE_CHECKING:  # commands that judge nothing do not wait for the tables of estimates
@@ -94,6 +94,14 @@ def placed(shape: str, demand: Demand, devices: tuple[Device, ...], room: Amount
     if made is None:
         return None
     return _placed(_need(made, use_of(demand)), tuple(device.unified for device in devices), room)
+
+
+def ceiling(host: HostFacts, bound: int = 0) -> Amount:
+    """What servers could take if nothing else ran: the machine's less a reserve, or `bound`; nothing if not known."""
+    if not (bound or host.memory_total):
+        return ()
+    main = bound or max(1, host.memory_total - reserve(host.memory_total))
+    return (main, *(max(1, d.total - device_reserve(d.total)) for d in host.devices))
 
 
 @lru_cache(maxsize=4096)

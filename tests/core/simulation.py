@@ -675,8 +675,10 @@ class Keeper:
         machine, declared = self.machine, world.desired.get(ref)
         if not machine.bound or starts(declared) == "always":
             return
-        begun = {r for r, work in self.work.items() if work.action.verb == "start"}
+        begun = {r for r, work in self.work.items() if r.kind == "server" and work.action.verb == "start"}
         there = {row.ref for row in machine.rows.values() if row.ref.kind == "server" and row.nonce in machine.alive}
+        if ref in there:
+            return  # a successor, which is started beside it wherever memory holds both for a moment
         grown = {row.ref: machine.grown.get(row.nonce, 0) for row in machine.rows.values()}
         taken = sum(max(int(SIZE * ROOM), grown.get(r, 0)) for r in {ref, *begun, *there})
         if taken > machine.bound:

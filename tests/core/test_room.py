@@ -176,6 +176,21 @@ def test_main_memory_is_no_reason_to_leave_a_gpu() -> None:
     assert (found[ref("a")].wanted, found[ref("b")].hold) == (True, "")
 
 
+def test_a_successor_that_a_gpu_has_no_room_for_beside_the_earlier_one_comes_after_it() -> None:
+    def replaced(host: HostFacts) -> str:
+        world = made({"a": (9, ", context: 2k")}, host, running=["a"])
+        earlier = made({"a": (9, "")}, host, running=["a"]).observed[ref("a")]
+        plan = planner.plan(replace(world, observed={**world.observed, ref("a"): earlier}), RULES)
+        change = plan.change(ref("a"))
+        assert change is not None
+        return change.price.downtime
+
+    full = replace(ONE_GPU, devices=(Device("GPU", 12 * GIB, 2 * GIB),))
+    assert replaced(full).endswith(" on GPU 1 for a second one are not free")
+    assert replaced(replace(full, devices=(Device("GPU", 24 * GIB, 12 * GIB),))) == ""
+    assert replaced(replace(UNIFIED, memory_available=4 * GIB)).endswith(" of memory for a second one are not free")
+
+
 # -- judged together --------------------------------------------------------------------------------------------------
 
 

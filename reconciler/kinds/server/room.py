@@ -20,20 +20,18 @@ from reconciler.core.residency import (
     Standing,
     Together,
     decide,
-    device_reserve,
     excess,
     larger,
     less,
     only,
     pressure,
-    reserve,
     said,
     some,
     too_large,
     total,
 )
-from reconciler.core.state import Found, HostFacts, World
-from reconciler.kinds.fit import placed
+from reconciler.core.state import Found, World
+from reconciler.kinds.fit import ceiling, placed
 from reconciler.kinds.server.rules import (
     LAYERS,
     LOAD_RATE,
@@ -79,14 +77,6 @@ def _beyond(every: Iterable[Resident], world: World, bound: int) -> dict[Ref, St
 
 
 # --- what there is --------------------------------------------------------------------------------------------------
-
-
-def ceiling(host: HostFacts, bound: int) -> Amount:
-    """What servers could take if nothing else ran: the machine's less a reserve, or `bound`; nothing if not known."""
-    if not (bound or host.memory_total):
-        return ()
-    main = bound or max(1, host.memory_total - reserve(host.memory_total))
-    return (main, *(max(1, d.total - device_reserve(d.total)) for d in host.devices))
 
 
 def room(world: World, bound: int) -> Amount:

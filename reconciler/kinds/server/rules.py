@@ -23,10 +23,11 @@ from typing import Any
 
 from reconciler.core.ids import Ref, canonical
 from reconciler.core.limits import Limits
-from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price, human_bytes
+from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price
+from reconciler.core.residency import Amount, only, said
 from reconciler.core.state import VOLATILE, Declared, Drift, Unknown, World
 from reconciler.core.status import PRESSURE, Condition, no, yes
-from reconciler.kinds.fit import NONE, Demand, Fit, judged, needed
+from reconciler.kinds.fit import NONE, Demand, Fit, ceiling, judged, needed, placed
 from reconciler.kinds.flags import FlagSet, unfit
 from reconciler.kinds.server.spec import ServerSpec
 from reconciler.supervise.machine import Phase as Life
@@ -196,14 +197,15 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
     begin = Action(Phase.START, "start", f"start a process and wait until it is ready{told}", args, waits)
     hung = any(i.life is Life.UNRESPONSIVE for i in stale)
     leaving = [i for i in stale if i.life is not Life.RETIRING]
-    tight = bool(stale) and size > world.host.memory_available > 0
+    short = _short_for_two(spec, size, world) if stale else ()
+    tight = any(short)
     stops = _stops(stale, world)
     if tight:
         # Routes do not wait for a successor here: they leave a retired one, which then ends its requests as always.
         until = waits if leaving else ""  # its own memory may be what is waited for: what leaves already goes on
         holds = (until or ("" if a.verb == "retire" else a.hold) for a in stops)
         actions: tuple[Action, ...] = (*(replace(a, hold=h) for a, h in zip(stops, holds, strict=True)), begin)
-        downtime = f"is down while it loads: {human_bytes(size)} for a second one are not free"
+        downtime = f"is down while it loads: {said(short)} for a second one are not free"
     elif begin.hold and not leaving:  # what it waits for may be its own predecessor's memory
         actions, downtime = (*_stops(stale, world, patient=spec.start != "always"), begin), ""
     else:
@@ -418,6 +420,18 @@ def _told(fit: Fit | None, context: int) -> str:
         return ""
     longer = f"; its context is longer than the {fit.trained} tokens that it was trained for"
     return f" · {fit.reason}" + (longer if 0 < fit.trained < context else "")
+
+
+def _short_for_two(spec: ServerSpec, size: int, world: World) -> Amount:
+    """What it takes of each memory that has less of it free: there it cannot be started beside an earlier one."""
+    host, whole = world.host, ceiling(world.host)
+    need: Amount | None = None
+    if host.devices and whole:
+        need = placed(shape_known(spec, world), demand(spec, world.found), host.devices, whole)
+    need = need or (size,)
+    main = need[0] if need[0] > host.memory_available > 0 else 0
+    full = (n > d.free and not d.unified for n, d in zip(need[1:], host.devices, strict=False))
+    return (main, *only(need[1:], tuple(full)))
 
 
 def size_of(spec: ServerSpec, world: World) -> int:
