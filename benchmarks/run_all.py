@@ -24,6 +24,7 @@ from benchmarks import (
     memory,
     noop_apply,
     proxies,
+    residency,
     scale,
 )
 from benchmarks.measure import CHECKOUT
@@ -36,6 +37,7 @@ SECTIONS: dict[str, Callable[[bool], str]] = {
     "From a saved edit to the route": edit_to_route.run,
     "The gateway beside nginx": gateway.run,
     "Standing by": memory.run,
+    "Who is in memory": residency.run,
     "Downloads beside other tools": downloads.run,
     "Reading a header": header.run,
     "Memory of a server, as estimated": estimate.run,

@@ -406,7 +406,7 @@ class Reconciling(RuleBasedStateMachine):
         machine.paused.clear()
         self.keeper.resume()
         self._settle()
-        assert self.nothing_is_left(self.keeper.turn()), "the second plan is not empty"
+        assert self.nothing_can_be_done(self.keeper.turn()), "the second plan is not empty"
         machine.kept.clear()
         machine.requests_end()
         machine.now += QUIET
@@ -424,16 +424,18 @@ class Reconciling(RuleBasedStateMachine):
         assert not machine.alive
         assert not machine.owned
 
-    def nothing_is_left(self, plan: Plan) -> bool:
-        """Also where a person has loaded what can have no room: that is told, and stays so until something changes."""
+    def nothing_can_be_done(self, plan: Plan) -> bool:
+        """Whether only that is left which a person has loaded and which can have no room: it is told, and stays so."""
         standing = self.machine.world(self.keeper.desired).standing
-        return all(c.ref in self.machine.kept and standing[c.ref].never for c in plan.changes) and not self.keeper.work
+        return not self.keeper.work and all(c.ref in standing and standing[c.ref].never for c in plan.changes)
 
     def _settle(self) -> None:
         """Turns until nothing is left to do. What failed for good is tried again only as a person would have it."""
         for count in range(TURNS):
             self.machine.requests_end()
-            done = turn_and_finish(self.keeper) or self.nothing_is_left(self.keeper.plan)
+            done = turn_and_finish(self.keeper) or (
+                self.keeper.plan.changes and self.nothing_can_be_done(self.keeper.plan)
+            )
             if done and (self.keeper.mode != "run" or not self.machine.waits):
                 steps["served"] += self.machine.served
                 steps["told why not"] += self.machine.told

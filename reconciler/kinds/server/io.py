@@ -12,6 +12,7 @@ from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Action
 from reconciler.core.state import Absent, Declared, Found, Observation
+from reconciler.host.hardware import gpu_memory
 from reconciler.host.probes import free_port
 from reconciler.host.process import Identity, cpu_seconds, memory
 from reconciler.kinds.base import Tools
@@ -47,8 +48,12 @@ class ServerKind:
         for row in tools.ledger.processes():
             rows.setdefault(row.ref, []).append(row)
         out: dict[Ref, Observation] = {}
+        refs = list(refs)
+        graphics = gpu_memory(
+            [row.identity.pid for ref in refs for row in rows.get(ref, ()) if row.identity is not None]
+        )
         for ref in refs:
-            found = tuple(_instance(row, tools) for row in rows.get(ref, []))
+            found = tuple(_instance(row, graphics, tools) for row in rows.get(ref, []))
             out[ref] = Found(ServerState(found)) if found else Absent()
         return out
 
@@ -86,7 +91,7 @@ def _cpu(row: ProcessRow) -> float:
     return cpu_seconds(row.identity.pid) if row.identity is not None else 0.0
 
 
-def _instance(row: ProcessRow, tools: Tools) -> Instance:
+def _instance(row: ProcessRow, graphics: Mapping[int, tuple[int, ...]], tools: Tools) -> Instance:
     life, silent = row_phase(row, tools), row_silent(row, tools)
     whole, private = memory(row.identity.pid) if row.identity is not None else (0, 0)
     return Instance(
@@ -103,6 +108,7 @@ def _instance(row: ProcessRow, tools: Tools) -> Instance:
         whole,
         private,
         row.ready - row.created if row.ready is not None else 0.0,
+        graphics.get(row.identity.pid, ()) if row.identity is not None else (),
     )
 
 
