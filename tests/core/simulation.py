@@ -244,7 +244,8 @@ class Machine:
         keys, problem = self._keys(declared.spec) if declared else ((), "")
         counts = self.inflight if self.answering else {}
         state = GatewayState(processes, routes.digest if routes else "", routed, dict(counts), keys, problem)
-        return replace(state, used=dict(self.used), started=0.0)
+        torn = routes is not None and routes != self.written
+        return replace(state, used=dict(self.used), started=0.0, torn=torn)
 
     def _keys(self, spec: GatewaySpec) -> tuple[tuple[tuple[str, str], ...], str]:
         if self.secretless and spec.api_keys:
