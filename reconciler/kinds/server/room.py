@@ -115,7 +115,7 @@ def shares(world: World, asked: Mapping[Ref, Asked], bound: int) -> dict[Ref, Sh
     whole = ceiling(world.host, bound)
     servers = sorted(ref for ref in world.desired if ref.kind == "server")
     always = [ref for ref in servers if world.desired[ref].spec.start == "always"]
-    kept = [ref for ref in servers if ref not in always and asked.get(ref, Asked()).kept]
+    kept = [ref for ref, wish in sorted(asked.items()) if wish.kept and _may_leave(ref, world)]
     out: dict[Ref, Share] = {}
     taken: Amount = ()
     for ref in sorted(always, key=lambda ref: (not _runs(ref, world), -world.desired[ref].spec.priority, ref)):
@@ -150,6 +150,10 @@ def _counts(ref: Ref, share: Share, whole: Amount, world: World) -> bool:
 def _living(ref: Ref, world: World) -> tuple[Instance, ...]:
     state: ServerState | None = world.found(ref)
     return state.living if state is not None else ()
+
+
+def _may_leave(ref: Ref, world: World) -> bool:
+    return ref in world.desired and bool(world.desired[ref].spec.start != "always")
 
 
 def _runs(ref: Ref, world: World) -> bool:
