@@ -25,6 +25,7 @@ from benchmarks import (
     memory,
     noop_apply,
     proxies,
+    residency,
     scale,
     supervision,
 )
@@ -40,6 +41,7 @@ SECTIONS: dict[str, Callable[[bool], str]] = {
     "Standing by": memory.run,
     "Watching over processes": supervision.run,
     "A model that is not loaded": cold.run,
+    "Who is in memory": residency.run,
     "Downloads beside other tools": downloads.run,
     "Reading a header": header.run,
     "Memory of a server, as estimated": estimate.run,

@@ -15,6 +15,7 @@ from reconciler.client import NoController
 from reconciler.core.diagnostics import Diagnostic, Exit, Fault, Refused
 from reconciler.core.pace import words
 from reconciler.core.plan import Change, FieldChange, Op, Plan, summary
+from reconciler.core.status import PRESSURE
 
 COLOURS = {
     Op.CREATE: "green",
@@ -136,6 +137,9 @@ def status_lines(snapshot: dict[str, Any], controller: bool) -> list[str]:
             note = f"{note} [{work}]" if note else work
         rows.append((resource["ref"], ready["status"], ready["reason"], note))
     lines = _table(("RESOURCE", "READY", "REASON", "MESSAGE"), rows) if rows else ["nothing is declared or owned"]
+    every = (c for resource in snapshot["resources"] for c in resource["conditions"])
+    if pressed := next((c["message"] for c in every if c["type"] == PRESSURE), ""):
+        lines.append(click.style(f"memory: {pressed}", fg="yellow"))
     for fault in snapshot["manifest"]["faults"]:
         where = fault["where"] or {}
         place = f"{where.get('file')}:{where.get('line')}:{where.get('column')}: " if where else ""

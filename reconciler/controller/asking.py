@@ -132,8 +132,11 @@ def hopeless(ref: Ref, view: View, since: float) -> tuple[str, float]:
         wait = wait_for(one, world)
         after = 60.0 if math.isinf(wait) else next_try(one, trouble) - world.now
         return f"{one} failed with {trouble.code}", min(60.0, max(1.0, after))
-    if (held := world.standing.get(ref)) is not None and held.never:
-        return held.hold, 30.0
+    held = world.standing.get(ref)
+    if held is not None and held.never:
+        return held.hold or held.why, 30.0
+    if starts(declared) == "manual" and held is not None and not held.wanted and world.now >= since:
+        return "it starts only by hand now", 30.0  # which it did not when this client came
     if change is not None and (change.halt is not None or change.contested or change.op is Op.DENIED):
         return change.reason, 30.0
     return "", 2.0

@@ -69,6 +69,7 @@ class Controller:
         self.source = Source(path, tools, kinds)
         self.asking = Asking(tools.ledger)
         tools.asked = self.asking.now
+        tools.begun = self._starting
         self.mode = "run"  # run | wait (for the first `apply`) | down | purge | lock
         self.started = time.monotonic()
         self.begun = 0  # turns that have begun
@@ -82,6 +83,7 @@ class Controller:
         self.demands: dict[Ref, Action] = {}  # what a person asked for beyond the plan
         self.failed: dict[Ref, Fault] = {}  # of those
         self.told: dict[Ref, tuple[Condition, ...]] = dict(tools.ledger.conditions())
+        tools.pressed = any(c.type == status.PRESSURE for group in self.told.values() for c in group)
         self._ended: set[Ref] = set()  # resources whose work ended during this turn's look
         self._eyes = ThreadPoolExecutor(1, thread_name_prefix="look")
         self._wake = asyncio.Event()
@@ -225,6 +227,10 @@ class Controller:
         async with self.turned:
             self.turned.notify_all()
 
+    def _starting(self) -> frozenset[Ref]:
+        """What is being started: a look in its own thread may come before there is a process to be seen."""
+        return frozenset(ref for ref, work in tuple(self.work.items()) if work.action.verb == "start")
+
     def _holds(self, world: World) -> bool:
         """Whether a look still has right what is paused and suspended."""
         ledger = self.tools.ledger
@@ -264,6 +270,7 @@ class Controller:
         try:
             self._forgive(view)
             if self.source.held is not None:
+                self._note_pressure(world.together.pressed)
                 gone = [ref for ref in self.tools.ledger.paused() if ref not in self.source.wanted.resources]
                 hands.resume(gone, self.tools.ledger, "it is no longer in the manifest")
                 self.asking.settle(self.source.wanted.resources)
@@ -284,6 +291,13 @@ class Controller:
             if fault.code == "LOCK_LOST":
                 raise
             log.warning("not noted turn=%d %s", self.begun, fault)
+
+    def _note_pressure(self, pressed: str) -> None:
+        """Once when memory has become too little for what runs, and once when it no longer is."""
+        if bool(pressed) != self.tools.pressed:
+            said = f"{pressed}; nothing more of it is idle" if pressed else "there is room again for what runs"
+            self.tools.ledger.event("memory", status.PRESSURE if pressed else "MemoryRelieved", said)
+            self.tools.pressed = bool(pressed)
 
     def _drop_unwanted(self, desired: Mapping[Ref, Declared]) -> None:
         """Cancel work whose resource is no longer declared as it was when the work began."""

@@ -16,7 +16,7 @@ from reconciler.host import hardware
 from reconciler.host.layout import Layout
 from reconciler.kinds.base import Kind, Tools
 from reconciler.kinds.engine.io import python_tag
-from reconciler.kinds.server.rules import standing
+from reconciler.kinds.server.room import decided
 from reconciler.manifest.reading import Reading
 from reconciler.manifest.resolve import denials, resolve
 from reconciler.manifest.when import dropped
@@ -96,4 +96,5 @@ def observe(wanted: Wanted, tools: Tools, kinds: Mapping[str, Kind]) -> World:
         frozenset(tools.ledger.paused()),
         suspension,
     )
-    return replace(world, standing=standing(world, tools.asked(), wanted.memory))
+    standing, together = decided(world, tools.asked(), wanted.memory, tools.pressed, tools.begun())
+    return replace(world, standing=standing, together=together)

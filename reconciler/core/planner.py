@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from reconciler.core.diagnostics import Diagnostic, Exit, Refused, nearest
+from reconciler.core.diagnostics import Diagnostic, Exit, Refused, Severity, nearest
 from reconciler.core.ids import Ref
 from reconciler.core.kind import Rules
 from reconciler.core.plan import Action, Change, Halt, Op, Phase, Plan, Same
@@ -53,6 +53,8 @@ def plan(world: World, rules: Mapping[str, Rules], targets: frozenset[Ref] = fro
     if world.suspension is not None and not world.down:
         told = "it is suspended: files are not taken over, and nothing is corrected"
         warnings.append(Diagnostic(told, path="controller", hint="`reconcile resume` ends that"))
+    if world.together.tight and not world.down:
+        warnings.append(Diagnostic(world.together.tight, path="memory", severity=Severity.WARNING))
     changes += [Change(ref, Op.DENIED, d.reason, where=d.where) for ref, d in world.denied.items() if d.reason]
     kept = changes
     if targets:

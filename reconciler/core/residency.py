@@ -8,12 +8,17 @@
 
 Nothing is stored: every turn decides anew from who waits, who works, and since when. What is busy is never stopped;
 what waits is served in the order of its coming, so that it waits at most for PATIENCE and for requests that had begun.
+
+Memory is an `Amount`: of the machine and of each of its GPUs, since there may be plenty of one and none of the other.
+Where more is taken than there is, because servers have grown or other programs have, idle ones are let go though
+nobody waits for it; where that is not enough it is said (`pressure`), and nothing busy or always running is touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Literal
 
 from reconciler.core.ids import Ref
@@ -21,15 +26,46 @@ from reconciler.core.plan import human_bytes
 
 MIB, GIB = 1 << 20, 1 << 30
 PATIENCE = 20.0  # seconds that a request waits before a busy model is closed to new requests for its sake
+CALM = 16  # pressure is over once that part of the budget is free again: it does not come and go with every page
 
 Start = Literal["always", "on_demand", "manual"]
+Amount = tuple[int, ...]  # bytes: of main memory, then of each GPU in the order of the host's; what is left out is 0
+
+
+def total(amounts: Iterable[Amount]) -> Amount:
+    return tuple(map(sum, zip_longest(*amounts, fillvalue=0)))
+
+
+def less(one: Amount, other: Amount) -> Amount:
+    """What is left of the one without the other: never below 0."""
+    return tuple(max(0, a - b) for a, b in zip_longest(one, other, fillvalue=0))
+
+
+def only(one: Amount, where: Amount) -> Amount:
+    """Of the one what lies where the other is not 0."""
+    return tuple(a if b else 0 for a, b in zip_longest(one, where, fillvalue=0))
+
+
+def larger(one: Amount, other: Amount) -> Amount:
+    return tuple(max(pair) for pair in zip_longest(one, other, fillvalue=0))
+
+
+def excess(taken: Amount, budget: Amount) -> Amount:
+    """What is taken beyond a budget. Where that is 0 or left out, nothing is known, and there is room for all."""
+    return only(less(taken, budget), budget)
+
+
+def said(amount: Amount) -> str:
+    """`2.1 GB of memory`, `8.0 GB on GPU 1`, or both: what is 0 is left out."""
+    parts = [f"{human_bytes(size)} {f'on GPU {at}' if at else 'of memory'}" for at, size in enumerate(amount) if size]
+    return " and ".join(parts) or human_bytes(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """What is known of one server. Times are Unix seconds; `need` is bytes of memory, `reload` seconds.
+    """What is known of one server. Times are Unix seconds, `reload` is seconds.
 
-    `need` is what it is estimated to take, or what it was measured to if that is more. `waiting` clients wait for it,
+    `need` is what it is estimated to take, or was measured to where that is more. `waiting` clients wait for it,
     the first of them since `since`. `loaded` is when it became ready, `used` when it last did anything. `kept` says
     that a person loaded it, `dropped` that one asked for it to be let go. `leaving` is one whose end was decided: its
     memory is not free yet.
@@ -37,7 +73,7 @@ class Resident:
 
     ref: Ref
     start: Start = "always"
-    need: int = 0
+    need: Amount = ()
     living: bool = False
     ready: bool = False
     leaving: bool = False
@@ -83,25 +119,75 @@ class Standing:
     never: bool = False
 
 
-def decide(residents: Iterable[Resident], budget: int, now: float) -> dict[Ref, Standing]:
-    """`budget` is bytes for all servers together; 0 where nothing is known of the memory: then all have room."""
+@dataclass(frozen=True, slots=True)
+class Together:
+    """What is true of the memory of all servers, and of none alone; in words, empty where there is nothing to say.
+
+    `denied`: why there is no room for one beside those that always run. `tight`: those that are to start need more than
+    is free now. `pressed`: what runs takes more than there is, and nothing of it may be let go.
+    """
+
+    denied: Mapping[Ref, str] = field(default_factory=dict)
+    tight: str = ""
+    pressed: str = ""
+
+
+def decide(residents: Iterable[Resident], budget: Amount, now: float) -> dict[Ref, Standing]:
+    """`budget` is what all servers together may take."""
     every = tuple(residents)
     out = {r.ref: _first(r, now) for r in every}
-    taken = sum(r.need for r in every if r.living)
+    taken = total(r.need for r in every if r.living)
     gone: set[Ref] = set()
     for one in sorted(filter(_asks, every), key=_order(now)):
-        short = taken + one.need - budget if budget else 0
-        taken += one.need  # what comes later must not count on it, whether there is room now or later
         if one.start != "always" and (no := _never(one, every, budget)):
             out[one.ref] = replace(out[one.ref], wanted=True, hold=no, never=True)
             continue
+        taken = total((taken, one.need))  # what comes later must not count on it, whether there is room now or later
+        short = only(excess(taken, budget), one.need)
         victims = _victims(one, every, gone, short, now)
         gone |= {v.ref for v in victims}
         for victim in victims:
             verb = "is closed to new requests" if victim.busy else "is let go"
             out[victim.ref] = Standing(False, f"it {verb}: {one.ref} needs the memory")
         out[one.ref] = replace(out[one.ref], wanted=True, hold=_hold(one, every, gone, short))
+    for victim in _relief(every, out, budget, now):
+        out[victim.ref] = Standing(False, "it is let go: servers and other programs have taken more than there is")
     return out
+
+
+def _relief(every: Sequence[Resident], out: Mapping[Ref, Standing], budget: Amount, now: float) -> Sequence[Resident]:
+    """Who goes, least useful first, where what stays is more than the budget although nobody asks for room.
+
+    Only who had its turn: else one that is larger than was estimated would be loaded anew for every request.
+    """
+    stays = _staying(every, out)
+    over = excess(total(r.need for r in stays), budget)
+    idle = (r for r in stays if _may_go(r, set()) and not r.busy and not r.waiting and now - r.loaded > PATIENCE)
+    return _least(sorted(idle, key=lambda r: _worth(r, now)), over) if any(over) else ()
+
+
+def _staying(every: Iterable[Resident], standing: Mapping[Ref, Standing]) -> list[Resident]:
+    """Who has memory and keeps it."""
+    return [r for r in every if r.living and not r.leaving and (r.ref not in standing or standing[r.ref].wanted)]
+
+
+def pressure(residents: Iterable[Resident], budget: Amount, standing: Mapping[Ref, Standing], before: bool) -> str:
+    """That what stays takes more than there is, in words; empty where it does not. `before` says that it did so far."""
+    stays = _staying(residents, standing)
+    taken = total(r.need for r in stays)
+    enough = tuple(size - size // CALM for size in budget) if before else budget
+    if not any(over := excess(taken, enough)):
+        return ""
+    who = some((r.ref for r in stays if any(only(r.need, over))), "takes", "take")
+    return f"{who} {said(only(taken, over))}, and there is room for {said(only(budget, over))}"
+
+
+def some(refs: Iterable[Ref], one: str, several: str) -> str:
+    """`server/a stays`, `server/a and server/b stay`; of many the first few."""
+    names = [str(ref) for ref in sorted(refs)]
+    if len(names) > 6:
+        names = [*names[:5], f"{len(names) - 5} more"]
+    return f"{' and '.join([', '.join(names[:-1]), names[-1]])} {several}" if len(names) > 1 else f"{names[0]} {one}"
 
 
 def _first(r: Resident, now: float) -> Standing:
@@ -143,10 +229,13 @@ def _order(now: float) -> Callable[[Resident], tuple[bool, bool, int, float, Ref
     return key
 
 
-def _victims(one: Resident, every: Sequence[Resident], gone: set[Ref], short: int, now: float) -> tuple[Resident, ...]:
+def _victims(
+    one: Resident, every: Sequence[Resident], gone: set[Ref], short: Amount, now: float
+) -> tuple[Resident, ...]:
     """Who is let go for it: the least useful first, busy ones only once it waited long, none where all are too few."""
-    short -= sum(r.need for r in every if r.living and (r.leaving or r.ref in gone))  # that memory comes by itself
-    if short <= 0:
+    coming = total(r.need for r in every if r.living and (r.leaving or r.ref in gone))  # that comes by itself
+    short = less(short, coming)
+    if not any(short):
         return ()
     may = sorted((r for r in every if _may_go(r, gone)), key=lambda r: _worth(r, now))
     idle = [r for r in may if not r.busy and not r.waiting]
@@ -154,7 +243,7 @@ def _victims(one: Resident, every: Sequence[Resident], gone: set[Ref], short: in
     had_its_turn = [r for r in may if r not in idle and now - r.loaded > PATIENCE]  # else two would evict each other
     for order in (idle, [*idle, *had_its_turn] if late else []):
         chosen = _least(order, short)
-        if sum(r.need for r in chosen) >= short:
+        if not any(less(short, total(r.need for r in chosen))):
             return chosen
     return ()
 
@@ -168,48 +257,55 @@ def _worth(r: Resident, now: float) -> tuple[int, float, Ref]:
     return (r.priority, -(now - r.used) / max(r.reload, 0.1), r.ref)
 
 
-def _least(order: Sequence[Resident], short: int) -> tuple[Resident, ...]:
-    """The first of them that free enough, without those that turn out not to be needed; all, where all are too few."""
+def _least(order: Sequence[Resident], short: Amount) -> tuple[Resident, ...]:
+    """The first of them that free enough of what is short, without those that turn out not to be needed; all that
+    free some of it, where all are too few.
+    """
     chosen: list[Resident] = []
-    freed = 0
+    left = short
     for r in order:
-        if freed >= short:
-            break
-        chosen.append(r)
-        freed += r.need
+        if any(only(left, r.need)):
+            chosen.append(r)
+            left = less(left, r.need)
     for r in tuple(chosen):
-        if freed - r.need >= short:
+        if not any(less(less(short, left), total(other.need for other in chosen if other is not r))):
             chosen.remove(r)
-            freed -= r.need
     return tuple(chosen)
 
 
-def _hold(one: Resident, every: Sequence[Resident], gone: set[Ref], short: int) -> str:
-    if short <= 0:
+def _hold(one: Resident, every: Sequence[Resident], gone: set[Ref], short: Amount) -> str:
+    if not any(short):
         return ""
-    if names := sorted(str(r.ref) for r in every if r.living and (r.leaving or r.ref in gone)):
+    going = (r for r in every if r.living and (r.leaving or r.ref in gone) and any(only(short, r.need)))
+    if names := sorted(str(r.ref) for r in going):
         return f"waits for the memory of {', '.join(names)}"
     if one.start == "always":
         return ""  # nobody can make room: whether it fits is judged for itself
-    return f"waits for {human_bytes(short)} of memory: what has it is busy or stays loaded"
+    return f"waits for {said(short)}: what has it is busy or stays loaded"
 
 
-def _never(one: Resident, every: Sequence[Resident], budget: int) -> str:
+def _never(one: Resident, every: Sequence[Resident], budget: Amount) -> str:
     """Why no room can be made for it while what stays loaded does; empty where it can."""
-    if not budget or one.need > budget:
-        return too_large(one, budget) if budget else ""
+    if any(excess(one.need, budget)):
+        return too_large(one, budget)
     stays = [r for r in every if r.living and r.fixed and r.ref != one.ref]
-    if one.need + sum(r.need for r in stays) <= budget:
+    if not any(lack := only(excess(total((one.need, *(r.need for r in stays))), budget), one.need)):
         return ""
-    names = ", ".join(sorted(str(r.ref) for r in stays))
-    return f"it needs {human_bytes(one.need)}, for which there is no room while {names} stays loaded"
+    who = some((r.ref for r in stays if any(only(r.need, lack))), "stays", "stay")
+    return f"it needs {said(only(one.need, lack))}, for which there is no room while {who} loaded"
 
 
-def too_large(one: Resident, budget: int) -> str:
+def too_large(one: Resident, budget: Amount) -> str:
     """That no room can be made for it."""
-    return f"it needs {human_bytes(one.need)}, and all servers together may take {human_bytes(budget)}"
+    lack = excess(one.need, budget)
+    return f"it needs {said(only(one.need, lack))}, and all servers together may take {said(only(budget, lack))}"
 
 
 def reserve(total: int) -> int:
     """What of main memory is left to the system: a sixteenth, from 256 MiB to 2 GiB."""
     return min(max(total // 16, 256 * MIB), 2 * GIB)
+
+
+def device_reserve(total: int) -> int:
+    """What of a GPU is left to screens and other programs: a thirty-second, up to 512 MiB."""
+    return min(total // 32, 512 * MIB)

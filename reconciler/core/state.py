@@ -9,7 +9,7 @@ from typing import Any
 
 from reconciler.core.diagnostics import FaultClass, Where
 from reconciler.core.ids import Ref, digest_of
-from reconciler.core.residency import Standing
+from reconciler.core.residency import Standing, Together
 
 
 class Drift(StrEnum):
@@ -192,6 +192,7 @@ class World:
     paused: frozenset[Ref] = frozenset()  # by a person, until one resumes them
     suspension: Suspension | None = None
     standing: Mapping[Ref, Standing] = field(default_factory=dict)  # of servers: whether they are to be in memory
+    together: Together = field(default_factory=Together)  # what is true of the memory of all servers
 
     def found(self, ref: Ref) -> Any:
         """The kind's observation, or None where it is absent or unknown."""

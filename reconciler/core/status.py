@@ -56,6 +56,7 @@ def conditions(world: World, rules: Mapping[str, Rules], plan: Plan) -> dict[Ref
     return out
 
 
+PRESSURE = "MemoryPressure"  # the condition of servers that run while all of them together take more than there is
 NO_POLICY = yes("PolicyCompliant", "NoPolicy")
 
 

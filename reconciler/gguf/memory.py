@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import accumulate
 
-from reconciler.core.residency import reserve
-from reconciler.core.state import HostFacts
+from reconciler.core.residency import Amount, device_reserve, reserve
+from reconciler.core.state import Device, HostFacts
 from reconciler.gguf.header import BLOCKS
 from reconciler.gguf.quant import Quant
 from reconciler.gguf.shape import Layer, Shape, scaled
@@ -277,11 +277,6 @@ class _Taken:
     gpu_layers: int
 
 
-def device_reserve(total: int) -> int:
-    """What of a GPU is left to screens and other programs: a thirty-second, up to 512 MiB."""
-    return min(total // 32, 512 * MIB)
-
-
 def fit(need: Need, host: HostFacts, at_most: int | None = None) -> Fit:
     """Where `need` goes on this machine, and whether that is well. `at_most` is a limit for all of it together.
 
@@ -319,6 +314,16 @@ def fit(need: Need, host: HostFacts, at_most: int | None = None) -> Fit:
     missing = max(_missing(full.devices, now.devices), full.main - now.main)
     where = f"only {at_once.gpu_layers} of {count} layers fit the GPU, the rest is on the CPU"
     return Fit(Verdict.YELLOW, at_once.gpu_layers, rows, f"{text}; {where}", _remedy(need, missing))
+
+
+def place(need: Need, devices: Sequence[Device], room: Amount) -> Amount | None:
+    """What it takes of main memory and of each device where it may have `room` of them; None where it does not fit.
+
+    As many layers are on the devices as fit, or as are asked for. What a device has of the machine's own memory counts
+    as both.
+    """
+    taken = _best_place(need, HostFacts(devices=tuple(devices)), _Room(room[0], room[1:]))
+    return None if taken is None else (taken.main, *taken.devices)
 
 
 def judge(shape: Shape, use: Use, host: HostFacts, at_most: int | None = None) -> Fit:

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -39,6 +39,16 @@ def devices(system: str, machine: str, memory: Memory, root: Path = Path("/")) -
     """All GPUs that the machine shows, names made different. `memory` is the machine's own: (total, available)."""
     found = [device for look in _looks(system, machine, root) if (device := look(memory)) is not None]
     return _told_apart(found)
+
+
+def taken(
+    system: str, machine: str, memory: Memory, pids: Sequence[int], root: Path = Path("/")
+) -> dict[int, tuple[int, ...]]:
+    """What each process has of each GPU, in the order of `devices`; nothing of those of which no driver tells."""
+    shown = [look for look in _looks(system, machine, root) if look(memory) is not None]
+    each = [look.taken(pids, root) if isinstance(look, _Nvidia | _Card) else {} for look in shown]
+    known = {pid for found in each for pid in found}
+    return {pid: tuple(found.get(pid, 0) for found in each) for pid in known}
 
 
 @lru_cache(maxsize=4)
@@ -130,19 +140,50 @@ def _nvidia(library: Any | None) -> tuple[Look, ...]:
         if library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(i), ctypes.byref(handle)) != 0:
             continue
         known = library.nvmlDeviceGetName(handle, name, ctypes.c_uint(len(name))) == 0
-        looks.append(_nvidia_look(library, handle, name.value.decode("utf-8", "replace") if known else "NVIDIA GPU"))
+        looks.append(_Nvidia(library, handle, name.value.decode("utf-8", "replace") if known else "NVIDIA GPU"))
     return tuple(looks)
 
 
-def _nvidia_look(library: Any, handle: ctypes.c_void_p, name: str) -> Look:
-    def look(memory: Memory) -> Device | None:
-        seen = _Memory()
-        answer = library.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(seen))
-        if answer == _NOT_SUPPORTED:
-            return Device(name, *memory, unified=True)
-        return Device(name, int(seen.total), int(seen.free)) if answer == 0 else None
+class _Process(ctypes.Structure):
+    """`nvmlProcessInfo_t` of NVML's C API, of the second version of its functions and those after."""
 
-    return look
+    _fields_ = [
+        ("pid", ctypes.c_uint),
+        ("memory", ctypes.c_ulonglong),
+        ("instance", ctypes.c_uint),
+        ("compute", ctypes.c_uint),
+    ]
+
+
+_MANY = 512  # processes on one GPU
+_NOT_TOLD = 2**64 - 1  # NVML_VALUE_NOT_AVAILABLE
+
+
+@dataclass(frozen=True, slots=True)
+class _Nvidia:
+    library: Any
+    handle: ctypes.c_void_p
+    name: str
+
+    def __call__(self, memory: Memory) -> Device | None:
+        seen = _Memory()
+        answer = self.library.nvmlDeviceGetMemoryInfo(self.handle, ctypes.byref(seen))
+        if answer == _NOT_SUPPORTED:
+            return Device(self.name, *memory, unified=True)
+        return Device(self.name, int(seen.total), int(seen.free)) if answer == 0 else None
+
+    def taken(self, pids: Sequence[int], root: Path) -> Mapping[int, int]:
+        """By CUDA and by Vulkan alike: the driver lists them apart, and a process may be in both lists."""
+        out: dict[int, int] = {}
+        for sort in ("Compute", "Graphics"):
+            ask = getattr(self.library, f"nvmlDeviceGet{sort}RunningProcesses_v3", None)
+            ask = ask or getattr(self.library, f"nvmlDeviceGet{sort}RunningProcesses_v2", None)
+            count, seen = ctypes.c_uint(_MANY), (_Process * _MANY)()
+            if ask is not None and ask(self.handle, ctypes.byref(count), seen) == 0:
+                for one in seen[: count.value]:
+                    if one.pid in pids and one.memory != _NOT_TOLD:
+                        out[one.pid] = max(out.get(one.pid, 0), int(one.memory))
+        return out
 
 
 # --- AMD and Intel --------------------------------------------------------------------------------------------------
@@ -150,13 +191,14 @@ def _nvidia_look(library: Any, handle: ctypes.c_void_p, name: str) -> Look:
 
 @dataclass(frozen=True, slots=True)
 class _Card:
-    """A card of the kernel's graphics drivers, by the files that say how its memory is used."""
+    """A card of the kernel's graphics drivers, by the files that say how its memory is used. `bus` is its address."""
 
     name: str
     total: int
     used: Path | None = None
     free: Path | None = None
     unified: bool = False
+    bus: str = ""
 
     def __call__(self, memory: Memory) -> Device | None:
         if self.used is not None:
@@ -170,6 +212,31 @@ class _Card:
         left = min(left, memory[1]) if self.unified else left
         return Device(self.name, total, min(max(left, 0), total), self.unified)
 
+    def taken(self, pids: Sequence[int], root: Path) -> Mapping[int, int]:
+        """What the kernel says of each open file of a card (its `drm-usage-stats`), once for each of its clients."""
+        regions = ("gtt",) if self.unified else ("vram", "vram0", "local0")
+        out: dict[int, int] = {}
+        for pid in pids:
+            clients = dict(_clients(root / f"proc/{pid}/fdinfo", self.bus, regions))
+            if clients:
+                out[pid] = sum(clients.values())
+        return out
+
+
+def _clients(folder: Path, bus: str, regions: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """(client, bytes) of each file of a process that is the card at `bus`. One client may have several files."""
+    try:
+        files = list(folder.iterdir())
+    except OSError:
+        return
+    for file in files:
+        said = dict(line.split(":", 1) for line in _text(file).splitlines() if line.startswith("drm-"))
+        if not bus or said.get("drm-pdev", "").strip() != bus:
+            continue
+        names = (f"drm-{kind}-{region}" for kind in ("resident", "memory") for region in regions)
+        size, unit = next(([*said[name].split(), "", ""][:2] for name in names if name in said), ("0", ""))
+        yield said.get("drm-client-id", "").strip(), int(size) * (1024 if unit == "KiB" else 1) if size.isdigit() else 0
+
 
 def _cards(root: Path) -> tuple[Look, ...]:
     """The cards with memory that the kernel tells of; those of Intel that use main memory only are left out."""
@@ -182,7 +249,7 @@ def _card(path: Path) -> tuple[int, _Card] | None:
     number, device = int(path.name.removeprefix("card")), path / "device"
     vendor = _text(device / "vendor").lower()
     card = _amd(device) if vendor == "0x1002" else _intel(path, device) if vendor == "0x8086" else None
-    return None if card is None else (number, card)
+    return None if card is None else (number, replace(card, bus=device.resolve().name))
 
 
 def _amd(device: Path) -> _Card | None:

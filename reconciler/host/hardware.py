@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -55,6 +55,15 @@ def gpus(system: str, arch: str, memory: tuple[int, int]) -> tuple[Device, ...]:
     """The GPUs, the most free memory of each; what the environment says of them wins."""
     given = devices.said(text) if (text := os.environ.get(devices.VARIABLE, "")) else None
     return devices.devices(system, arch, memory) if given is None else given
+
+
+def gpu_memory(pids: Sequence[int]) -> dict[int, tuple[int, ...]]:
+    """What each process has of each GPU (bytes, in the order of `facts().devices`), as far as their drivers tell."""
+    if not pids or os.environ.get(devices.VARIABLE, ""):
+        return {}
+    system = _SYSTEMS.get(sys.platform, sys.platform)
+    machine = os.uname().machine.lower()
+    return devices.taken(system, _MACHINES.get(machine, machine), (memory_total(), memory_available()), pids)
 
 
 @lru_cache

@@ -36,6 +36,8 @@ class Tools:
     ledger: Ledger
     blobs: Blobs
     asked: Callable[[], Mapping[Ref, Asked]] = dict  # who wants which server now
+    begun: Callable[[], frozenset[Ref]] = frozenset  # of what a process is being started now
+    pressed: bool = False  # whether there has been too little memory for what runs so far
     desired: Callable[[], Mapping[Ref, Declared]] = dict  # what is wanted now
     look: Callable[[Ref], Any] = lambda ref: (
         None

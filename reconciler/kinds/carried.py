@@ -10,3 +10,4 @@ CACHE = "cache"  # where what its KV cache holds is kept, and how large that may
 HTTP = "http"  # the path of an engine with flags of its own that says it is well
 WITHIN = "within"  # how many seconds it has for that
 CALLS = "calls"  # what it calls its model
+LAYERS = "gpu_layers"  # how many of its layers lie on GPUs

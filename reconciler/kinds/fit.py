@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from reconciler.core.state import HostFacts
+from reconciler.core.residency import Amount, device_reserve, reserve
+from reconciler.core.state import Device, HostFacts
 
 if TYPE_CHECKING:  # commands that judge nothing do not wait for the tables of estimates
     from reconciler.gguf.memory import Fit as Found
@@ -79,6 +80,36 @@ def judged(shape: str, demand: Demand, host: HostFacts) -> Fit | None:
     if made is None:
         return None
     return Fit(_need(made, use).total, judge(made, use, host, demand.at_most or None), made.context)
+
+
+def needed(shape: str, demand: Demand) -> int:
+    """Bytes that the server takes in all; 0 where the shape says nothing."""
+    made = shape_from(shape) if len(shape) > len(NONE) else None
+    return _need(made, use_of(demand)).total if made is not None else 0
+
+
+def placed(shape: str, demand: Demand, devices: tuple[Device, ...], room: Amount) -> Amount | None:
+    """What it takes of each memory where it may have `room`; None where that is too little, or nothing is known."""
+    made = shape_from(shape) if len(shape) > len(NONE) else None
+    if made is None:
+        return None
+    return _placed(_need(made, use_of(demand)), tuple(device.unified for device in devices), room)
+
+
+def ceiling(host: HostFacts, bound: int = 0) -> Amount:
+    """What servers could take if nothing else ran: the machine's less a reserve, or `bound`; nothing if not known."""
+    if not (bound or host.memory_total):
+        return ()
+    main = bound or max(1, host.memory_total - reserve(host.memory_total))
+    return (main, *(max(1, d.total - device_reserve(d.total)) for d in host.devices))
+
+
+@lru_cache(maxsize=4096)
+def _placed(need: Need, unified: tuple[bool, ...], room: Amount) -> Amount | None:
+    """Remembered without what is free of the devices, which is another in every look."""
+    from reconciler.gguf.memory import place
+
+    return place(need, [Device("", 0, 0, own) for own in unified], room)
 
 
 @lru_cache(maxsize=1024)

@@ -459,19 +459,21 @@ class Ledger:
         self, found: Mapping[Ref, tuple[Condition, ...]], earlier: Mapping[Ref, tuple[Condition, ...]]
     ) -> None:
         """Write down those that differ from the `earlier` ones; those of resources that are no more are dropped."""
-        moved = []
+        moved, ended = [], []
         for ref, group in found.items():
             if (before := earlier.get(ref, ())) is not group:
                 known = {c.type: c.since for c in before}
                 moved += [(ref, c) for c in group if known.get(c.type) != c.since]
+                ended += [(str(ref), type_) for type_ in known.keys() - {c.type for c in group}]
         gone = [ref for ref in earlier if ref not in found]
-        if not moved and not gone:
+        if not moved and not gone and not ended:
             return
         with self.change("conditions") as db:
             db.executemany(
                 "INSERT OR REPLACE INTO conditions VALUES (?, ?, ?, ?, ?)",
                 [(str(ref), c.type, c.status, c.reason, c.since) for ref, c in moved],
             )
+            db.executemany("DELETE FROM conditions WHERE ref = ? AND type = ?", ended)
             db.executemany("DELETE FROM conditions WHERE ref = ?", [(str(ref),) for ref in gone])
 
     def restored(self) -> dict[Ref, tuple[Restored, ...]]:

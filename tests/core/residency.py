@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.core.ids import Ref
-from reconciler.core.residency import Resident, Standing, decide
+from reconciler.core.residency import Amount, Resident, Standing, decide
 
 TICK = 0.25  # seconds between two decisions: the controller's turns come at least so often while something waits
 TAIL = 4000.0  # seconds after the last request in which all must come to rest
 
-Policy = Callable[[Iterable[Resident], int, float], Mapping[Ref, Standing]]
+Request = tuple[float, str, float]  # when, of which model, and seconds that answering it takes
+Policy = Callable[[Iterable[Resident], Amount, float], Mapping[Ref, Standing]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class _Model:
         return Resident(
             Ref("server", name),
             "on_demand",
-            self.load.need,
+            (self.load.need,),
             living=self.state != "out",
             ready=self.state in ("ready", "leaving"),
             leaving=self.state == "leaving",
@@ -75,9 +76,7 @@ class _Model:
         )
 
 
-def play(
-    trace: Sequence[tuple[float, str, float]], models: Mapping[str, Load], budget: int, policy: Policy = decide
-) -> Report:
+def play(trace: Sequence[Request], models: Mapping[str, Load], budget: int, policy: Policy = decide) -> Report:
     """`trace` is (when, model, seconds that answering takes) in the order of time."""
     world = {name: _Model(load) for name, load in models.items()}
     waits: dict[str, list[float]] = {name: [] for name in models}
@@ -94,7 +93,7 @@ def play(
             model.used = max([model.used, *ended])
             if model.state == "loading" and model.ready_at <= now:
                 model.state, model.used = "ready", now
-        standing = policy([m.resident(name, now) for name, m in world.items()], budget, now)
+        standing = policy([m.resident(name, now) for name, m in world.items()], (budget,), now)
         for name, model in world.items():
             verdict = standing[Ref("server", name)]
             if model.state == "leaving" and not model.running:
@@ -121,7 +120,7 @@ def play(
     return Report(loads, evictions, answered, cut, most, waits)
 
 
-def _next(now: float, world: Mapping[str, _Model], trace: Sequence[tuple[float, str, float]], position: int) -> float:
+def _next(now: float, world: Mapping[str, _Model], trace: Sequence[Request], position: int) -> float:
     """The next tick, or, while nothing waits or works, the moment at which something happens."""
     if any(m.queue or m.running or m.state in ("loading", "leaving") for m in world.values()):
         return now + TICK

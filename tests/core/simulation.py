@@ -13,14 +13,17 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from reconciler.controller.asking import hopeless, starts
+from reconciler.controller.turn import View
 from reconciler.core import planner
 from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.ids import Ref, canonical, digest_of
 from reconciler.core.plan import Action, Change, Op, Phase, Plan
+from reconciler.core.residency import Asked
 from reconciler.core.retry import READY_FORGIVES, next_try
 from reconciler.core.state import (
     Absent,
@@ -40,6 +43,7 @@ from reconciler.kinds.gateway.rules import GatewayState, Process, Target, conten
 from reconciler.kinds.gateway.spec import GatewaySpec
 from reconciler.kinds.model.rules import ModelState
 from reconciler.kinds.registry import KINDS
+from reconciler.kinds.server.room import decided
 from reconciler.kinds.server.rules import DRAIN_MOST, ROOM, Instance, ServerState
 from reconciler.manifest.parse import check
 from reconciler.manifest.resolve import resolve
@@ -125,6 +129,16 @@ class Machine:
     proved: dict[str, str] = field(default_factory=dict)  # spec digest of a model → token when it was verified
     paused: set[Ref] = field(default_factory=set)
     suspension: Suspension | None = None
+    kept: dict[Ref, float] = field(default_factory=dict)  # what a person has loaded, and when
+    # who wants what in memory, and how much of it there is
+    waits: dict[Ref, list[float]] = field(default_factory=dict)  # since when each client waits
+    dropped: set[Ref] = field(default_factory=set)  # what a person has unloaded, while it is there
+    used: dict[str, float] = field(default_factory=dict)  # nonce → when its last request ended
+    grown: dict[str, int] = field(default_factory=dict)  # nonce → bytes that it is seen to take
+    bound: int = 0  # limits.memory
+    pressed: bool = False
+    served: int = 0
+    told: int = 0  # clients who heard that waiting is of no use
     # what the checks remember
     announced: set[str] = field(default_factory=set)  # nonces retired by a plan that named the downtime
     hopeless: dict[Ref, str] = field(default_factory=dict)  # the spec that failed for good, until somebody asks anew
@@ -139,6 +153,8 @@ class Machine:
             if row.ref != GATEWAY:
                 times = (row.ready, row.retiring, row.nonce in self.hung)
                 seen = Instance(row.nonce, row.digest, self._life(row), row.host, row.port, row.inputs, *times)
+                taken = self.grown.get(row.nonce, 0) if row.nonce in self.alive else 0
+                seen = replace(seen, memory=taken, private=taken)
                 out.setdefault(row.ref, []).append(seen)
         return out
 
@@ -168,11 +184,24 @@ class Machine:
         living = row.known and row.nonce in self.alive
         return phase(Facts(living, row.ready is not None, row.retiring is not None, silences))
 
-    def world(self, desired: Desired, purge: bool = False) -> World:
+    def world(self, desired: Desired, purge: bool = False, begun: frozenset[Ref] = frozenset()) -> World:
         refs = {*desired, *self.owned, *(row.ref for row in self.rows.values())}
         observed = {ref: self._observe(ref, desired) for ref in sorted(refs)}
         world = World(desired, observed, dict(self.owned), dict(self.troubles), self.host, self.now, purge)
-        return replace(world, paused=frozenset(self.paused), suspension=self.suspension)
+        standing, together = decided(world, self.asked(), self.bound, self.pressed, begun)
+        held = replace(world, paused=frozenset(self.paused), suspension=self.suspension)
+        return replace(held, standing=standing, together=together)
+
+    def asked(self) -> dict[Ref, Asked]:
+        return {
+            ref: Asked(
+                len(self.waits.get(ref, ())),
+                min(self.waits.get(ref, ()), default=self.kept.get(ref, 0.0)),
+                ref in self.kept,
+                ref in self.dropped,
+            )
+            for ref in {*self.waits, *self.kept, *self.dropped}
+        }
 
     def _observe(self, ref: Ref, desired: Desired) -> Observation:
         if ref in self.blind:
@@ -214,7 +243,9 @@ class Machine:
             routed = routes.nonces if routes == self.written else everything
         keys, problem = self._keys(declared.spec) if declared else ((), "")
         counts = self.inflight if self.answering else {}
-        return GatewayState(processes, routes.digest if routes else "", routed, dict(counts), keys, problem)
+        state = GatewayState(processes, routes.digest if routes else "", routed, dict(counts), keys, problem)
+        torn = routes is not None and routes != self.written
+        return replace(state, used=dict(self.used), started=0.0, torn=torn)
 
     def _keys(self, spec: GatewaySpec) -> tuple[tuple[tuple[str, str], ...], str]:
         if self.secretless and spec.api_keys:
@@ -355,7 +386,7 @@ class Machine:
     def _stop(self, nonce: str, change: Change) -> Generator[str]:
         row = self.rows[nonce]
         row.retiring = row.retiring or self.now
-        late = self.now - row.retiring > DRAIN_MOST
+        late = self.now - row.retiring > DRAIN_MOST and "let go" not in change.reason
         if self.inflight.get(nonce) and not late and nonce not in self.ever_hung and self.answering:
             self.wrongs.append(f"{change.ref} is stopped while {self.inflight[nonce]} requests run on it")
         yield "stopping"
@@ -389,6 +420,17 @@ class Machine:
         self.hung.discard(nonce)
         self.loaded.pop(nonce, None)
         self.inflight.pop(nonce, None)
+        self.grown.pop(nonce, None)
+
+    def requests_end(self) -> None:
+        self.used |= dict.fromkeys(self.inflight, self.now)
+        self.inflight.clear()
+
+    def leads_to(self, ref: Ref) -> str:
+        """The nonce of the living process that a client's request for a server reaches now; empty where none does."""
+        routes = self.loaded.get(self.answering)
+        target = routes.targets.get(ref.name) if routes is not None else None
+        return target.nonce if target is not None and target.nonce in self.alive - self.hung else ""
 
     def kill(self, ref: Ref) -> None:
         for row in list(self.rows.values()):
@@ -460,16 +502,19 @@ class Machine:
             if change.ref == GATEWAY:
                 self.do(change, action, desired)
 
-    def shape(self, desired: Iterable[Ref]) -> object:
-        """What exists and is ours, without the names that a second build would choose differently."""
+    def shape(self, desired: Iterable[Ref], let_go: Collection[Ref] = ()) -> object:
+        """What exists and is ours, without the names that a second build would choose differently.
+
+        Of what is `let_go` the one has run before, and the other has not.
+        """
         wanted = set(desired)
         servers = {str(r): [(i.digest, i.life) for i in group] for r, group in sorted(self.servers.items())}
         routes = self.loaded.get(self.answering, Routes())
         return {
-            "owned": {str(ref): owned.digest for ref, owned in sorted(self.owned.items())},
+            "owned": {str(ref): owned.digest for ref, owned in sorted(self.owned.items()) if ref not in let_go},
             "servers": servers,
             "gateways": [(g.listening, g.life) for g in self.gateways],
-            "routed": {m: str(self.rows[t.nonce].ref) for m, t in routes.targets.items()},
+            "routed": {m: str(self.rows[t.nonce].ref) if t.nonce else "" for m, t in routes.targets.items()},
             "routes on disk are in force": self.written == self.loaded.get(self.answering),
             "tokens": all(i.inputs["model"] in self.blobs.values() for group in self.servers.values() for i in group),
             "files": sorted(
@@ -563,7 +608,8 @@ class Keeper:
             if work.action.phase <= Phase.ROUTE and (wanted is None or wanted.attempt != work.attempt):
                 self.cancel(ref)
         self.ended.clear()
-        world = replace(machine.world(desired, self.mode == "purge"), down=self.mode != "run")
+        begun = frozenset(ref for ref, work in self.work.items() if work.action.verb == "start")
+        world = replace(machine.world(desired, self.mode == "purge", begun), down=self.mode != "run")
         plan = planner.plan(world, RULES)
         meanwhile()
         for row in list(machine.rows.values()):
@@ -574,7 +620,30 @@ class Keeper:
             if change.ref not in self.work and change.ref not in self.ended and self._allowed(change, action):
                 self._begin(change, action, world)
         self._forgive(world)
+        machine.pressed = bool(world.together.pressed)
+        self._settle_wishes()
+        self._answer(plan, world)
         return plan
+
+    def _settle_wishes(self) -> None:
+        """Forget what is fulfilled, as the controller does after each turn."""
+        machine = self.machine
+        machine.dropped &= {row.ref for row in machine.rows.values()}
+        for ref in [r for r in machine.kept if starts(self.wanted.get(r)) == "always"]:
+            del machine.kept[ref]
+
+    def _answer(self, plan: Plan, world: World) -> None:
+        """Clients go on with what serves, and away where waiting is of no use."""
+        machine = self.machine
+        for ref, clients in list(machine.waits.items()):
+            if nonce := machine.leads_to(ref):
+                machine.inflight[nonce] = machine.inflight.get(nonce, 0) + len(clients)
+                machine.served += len(clients)
+            elif ref not in self.work and hopeless(ref, View(world, plan, {}), min(clients))[0]:
+                machine.told += len(clients)
+            elif ref in self.wanted:
+                continue
+            del machine.waits[ref]
 
     def _allowed(self, change: Change, action: Action) -> bool:
         if self.mode == "run":
@@ -592,6 +661,8 @@ class Keeper:
         beside = change.ref.kind == "server" and action.verb == "start" and world.found(change.ref)
         if beside and beside.living and 0 < world.host.memory_available < SIZE * ROOM:
             machine.wrongs.append(f"{change.ref} is started beside another one, and memory holds only one")
+        if change.ref.kind == "server" and action.verb == "start":
+            self._judge_memory(change.ref, world)
         if action.verb == "retire" and change.price.downtime:
             machine.announced.add(str(nonce))
         self._judge_holds(change, action, world)
@@ -599,6 +670,21 @@ class Keeper:
         self.work[change.ref] = Work(change, action, attempt, desired, running)
         if action.verb == "retire":  # one write, done before anything else can happen
             self.finish(change.ref)
+
+    def _judge_memory(self, ref: Ref, world: World) -> None:
+        """Nothing that need not run is begun beyond the budget."""
+        machine, declared = self.machine, world.desired.get(ref)
+        if not machine.bound or starts(declared) == "always":
+            return
+        begun = {r for r, work in self.work.items() if r.kind == "server" and work.action.verb == "start"}
+        there = {row.ref for row in machine.rows.values() if row.ref.kind == "server" and row.nonce in machine.alive}
+        if ref in there:
+            return  # a successor, which is started beside it wherever memory holds both for a moment
+        grown = {row.ref: machine.grown.get(row.nonce, 0) for row in machine.rows.values()}
+        taken = sum(max(int(SIZE * ROOM), grown.get(r, 0)) for r in {ref, *begun, *there})
+        if taken > machine.bound:
+            who = sorted(map(str, {ref, *begun, *there}))
+            machine.wrongs.append(f"{ref} is begun, and {taken} bytes are taken of {machine.bound} by {who}")
 
     def _judge_holds(self, change: Change, action: Action, world: World) -> None:
         """Nothing is begun that a person holds."""
@@ -671,7 +757,8 @@ class Keeper:
         for model in before - self._served(machine.alive):
             told = {c.ref for c in (*self.plan.changes, work.change) if c.price.downtime}
             server = Ref("server", model)
-            if server in self.desired and server in work.wanted and not told & {server, GATEWAY}:
+            always = starts(self.desired.get(server)) == starts(work.wanted.get(server)) == "always"
+            if server in self.desired and server in work.wanted and always and not told & {server, GATEWAY}:
                 machine.wrongs.append(f"{model} stops serving by {work.action.verb} of {ref}, and no plan had said so")
 
     def _served(self, well: set[str]) -> set[str]:

@@ -23,12 +23,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from reconciler.controller.asking import starts
 from reconciler.core import planner
 from reconciler.core.diagnostics import Fault, FaultClass, Refused
 from reconciler.core.ids import Ref
-from reconciler.core.plan import Phase
+from reconciler.core.plan import Phase, Plan
 from reconciler.core.state import HostFacts
-from reconciler.kinds.server.rules import is_fresh
+from reconciler.kinds.server.rules import is_fresh, wanted
 from tests.core.simulation import GATEWAY, RULES, Keeper, Machine, desired_from, turn_and_finish
 
 NIGHTLY = os.environ.get("RECONCILER_NIGHTLY") == "1"
@@ -43,7 +44,10 @@ SETTINGS = settings(
 )
 
 NAMES = st.sampled_from(["a", "b", "c"])
-PLENTY, TIGHT = HostFacts(10_000, 9_000), HostFacts(10_000, 100)
+GIB = 1 << 30
+PLENTY, TIGHT = HostFacts(16 * GIB, 15 * GIB), HostFacts(10_000, 100)
+BOUNDS = (0, 1300, 2600, 3500)  # bytes for all servers: as much as there is, room for one, two, three
+QUIET = 400.0  # seconds: longer than any idle_timeout here
 TURNS = 60  # in which everything that can settle has settled
 
 steps: Counter[str] = Counter()
@@ -60,9 +64,16 @@ class Reconciling(RuleBasedStateMachine):
 
     # -- the person ----------------------------------------------------------------------------------------------
 
-    @initialize(names=st.sets(NAMES, min_size=1), settled=st.booleans())
-    def begin(self, names: set[str], settled: bool) -> None:
-        self.models = {name: {"source": f"file:{name}.gguf"} for name in sorted(names)}
+    @initialize(
+        names=st.sets(NAMES, min_size=1),
+        settled=st.booleans(),
+        start=st.sampled_from(["always", "on_demand"]),
+        bound=st.sampled_from(BOUNDS),
+    )
+    def begin(self, names: set[str], settled: bool, start: str, bound: int) -> None:
+        about = {"start": start, "idle_timeout": "5m"}
+        self.models = {name: {"source": f"file:{name}.gguf", **about} for name in sorted(names)}
+        self.machine.bound = bound
         self._save()
         for _ in range(8 if settled else 0):
             self.turn_and_finish()
@@ -74,14 +85,21 @@ class Reconciling(RuleBasedStateMachine):
         engine=st.sampled_from(["embedded", "embedded", "other"]),
         alias=st.sampled_from([[], ["alias"]]),
         own=st.booleans(),
+        start=st.sampled_from(["always", "always", "on_demand", "on_demand", "manual"]),
+        priority=st.sampled_from([0, 0, 5]),
     )
-    def declare(self, name: str, source: str, context: int, engine: str, alias: list[str], own: bool) -> None:
+    def declare(
+        self, name: str, source: str, context: int, engine: str, alias: list[str], own: bool, start: str, priority: int
+    ) -> None:
         taken = any(m.get("aliases") for n, m in self.models.items() if n != name)
         self.models[name] = {
             "source": f"file:{name if own else source}.gguf",
             "context": context,
             "engine": engine,
             "aliases": [] if taken else alias,
+            "start": start,
+            "idle_timeout": "5m",
+            "priority": priority,
         }
         self._save()
 
@@ -157,6 +175,51 @@ class Reconciling(RuleBasedStateMachine):
     def resume_all(self, by_hand: bool) -> None:
         (self.keeper.apply_by_hand if by_hand else self.keeper.resume)()
 
+    # -- who wants what in memory --------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.idle_servers())
+    @rule(data=st.data(), clients=st.integers(1, 3))
+    def clients_ask(self, data: st.DataObject, clients: int) -> None:
+        """For what loads on demand, or for what a person has loaded."""
+        ref = data.draw(st.sampled_from(self.idle_servers()))
+        if starts(self.keeper.wanted[ref]) == "on_demand" or ref in self.machine.kept:
+            self.machine.waits.setdefault(ref, []).extend([self.machine.now] * clients)
+
+    @precondition(lambda self: self.machine.waits)
+    @rule(data=st.data())
+    def clients_go_away(self, data: st.DataObject) -> None:
+        self.machine.waits.pop(data.draw(st.sampled_from(sorted(self.machine.waits))))
+
+    @precondition(lambda self: self.idle_servers())
+    @rule(data=st.data())
+    def a_person_loads(self, data: st.DataObject) -> None:
+        ref = data.draw(st.sampled_from(self.idle_servers()))
+        self.machine.kept.setdefault(ref, self.machine.now)
+        self.machine.dropped.discard(ref)
+        self.machine.troubles.pop(ref, None)
+        self.machine.hopeless.pop(ref, None)
+
+    @precondition(lambda self: self.idle_servers())
+    @rule(data=st.data())
+    def a_person_unloads(self, data: st.DataObject) -> None:
+        ref = data.draw(st.sampled_from(self.idle_servers()))
+        self.machine.kept.pop(ref, None)
+        self.machine.dropped.add(ref)
+
+    @rule(bound=st.sampled_from(BOUNDS))
+    def servers_may_take_more_or_less(self, bound: int) -> None:
+        self.machine.bound = bound
+
+    @precondition(lambda self: self.machine.alive)
+    @rule(data=st.data(), size=st.sampled_from([1500, 3000]))
+    def a_server_grows(self, data: st.DataObject, size: int) -> None:
+        self.machine.grown[data.draw(st.sampled_from(sorted(self.machine.alive)))] = size
+
+    def idle_servers(self) -> list[Ref]:
+        """Those that need not always run."""
+        wanted = self.keeper.wanted
+        return sorted(ref for ref, d in wanted.items() if ref.kind == "server" and starts(d) != "always")
+
     # -- the controller ------------------------------------------------------------------------------------------
 
     @rule()
@@ -168,6 +231,15 @@ class Reconciling(RuleBasedStateMachine):
         self.keeper.turn()
         for ref in list(self.keeper.work):
             self.keeper.finish(ref)
+
+    @rule(turns=st.integers(2, 8), requests=st.booleans())
+    def a_while_passes(self, turns: int, requests: bool) -> None:
+        """Turns with a second between them, in which requests that run end, or do not."""
+        for _ in range(turns):
+            if requests:
+                self.machine.requests_end()
+            self.turn_and_finish()
+            self.machine.now += 1.0
 
     @rule(data=st.data())
     def turn_with_an_outdated_look(self, data: st.DataObject) -> None:
@@ -241,7 +313,7 @@ class Reconciling(RuleBasedStateMachine):
     @precondition(lambda self: self.machine.inflight)
     @rule()
     def the_requests_end(self) -> None:
-        self.machine.inflight.clear()
+        self.machine.requests_end()
 
     @rule(data=st.data())
     def something_cannot_be_seen(self, data: st.DataObject) -> None:
@@ -298,13 +370,16 @@ class Reconciling(RuleBasedStateMachine):
         machine, desired = self.machine, self.keeper.desired
         if machine.blind:
             return
-        plan = planner.plan(machine.world(desired, self.keeper.mode == "purge"), RULES)
+        world = machine.world(desired, self.keeper.mode == "purge")
+        plan = planner.plan(world, RULES)
         if plan.change(GATEWAY) is None and machine.answering:
             for model, target in machine.loaded[machine.answering].targets.items():
                 assert target.reason or target.nonce in machine.alive, f"{model} leads nowhere: {plan}"
         if plan.empty and GATEWAY in desired:
             spec = desired[GATEWAY].spec
-            assert machine.serving(spec, machine.alive - machine.hung) == {m.name for m in spec.models}
+            servers = {name: Ref("server", name) for name in (m.name for m in spec.models)}
+            loaded = {name for name, ref in servers.items() if wanted(ref, desired[ref], world)}
+            assert machine.serving(spec, machine.alive - machine.hung) == loaded
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -319,6 +394,7 @@ class Reconciling(RuleBasedStateMachine):
         machine.missing.clear()
         machine.held.clear()
         machine.quiet = machine.secretless = False
+        machine.grown.clear()
         if self.keeper.mode != "run":
             self._settle()
             assert self.keeper.finished, (
@@ -330,21 +406,40 @@ class Reconciling(RuleBasedStateMachine):
         machine.paused.clear()
         self.keeper.resume()
         self._settle()
-        assert self.keeper.turn().empty, "the second plan is not empty"
-        fresh = Keeper(Machine(host=machine.host), self.keeper.wanted)
+        assert self.nothing_can_be_done(self.keeper.turn()), "the second plan is not empty"
+        machine.kept.clear()
+        machine.requests_end()
+        machine.now += QUIET
+        self._settle()
+        assert self.keeper.turn().empty, "what nobody asks for is let go, and then there is nothing to do"
+        fresh = Keeper(Machine(host=machine.host, bound=machine.bound), self.keeper.wanted)
         for _ in range(TURNS):
             turn_and_finish(fresh)
-        assert machine.shape(self.keeper.wanted) == fresh.machine.shape(self.keeper.wanted)
+        wanted, let_go = self.keeper.wanted, self.idle_servers()
+        there, made = machine.shape(wanted, let_go), fresh.machine.shape(wanted, let_go)
+        assert there == made, f"{there}\n is not\n{made}"
         self.keeper.mode = "purge"
         self._settle()
         assert self.keeper.finished
         assert not machine.alive
         assert not machine.owned
 
+    def nothing_can_be_done(self, plan: Plan) -> bool:
+        """Whether only that is left which a person has loaded and which can have no room: it is told, and stays so."""
+        standing = self.machine.world(self.keeper.desired).standing
+        return not self.keeper.work and all(c.ref in standing and standing[c.ref].never for c in plan.changes)
+
     def _settle(self) -> None:
         """Turns until nothing is left to do. What failed for good is tried again only as a person would have it."""
         for count in range(TURNS):
-            if turn_and_finish(self.keeper):
+            self.machine.requests_end()
+            done = turn_and_finish(self.keeper) or (
+                self.keeper.plan.changes and self.nothing_can_be_done(self.keeper.plan)
+            )
+            if done and (self.keeper.mode != "run" or not self.machine.waits):
+                steps["served"] += self.machine.served
+                steps["told why not"] += self.machine.told
+                self.machine.served = self.machine.told = 0
                 return
             declared = self.keeper.desired
             lost = [r for r, t in self.machine.troubles.items() if t.kind is FaultClass.PERMANENT]
@@ -352,7 +447,7 @@ class Reconciling(RuleBasedStateMachine):
                 r in declared and self.machine.troubles[r].digest == declared[r].attempt for r in lost
             ):
                 self.keeper.apply()
-        raise AssertionError(f"not settled after {TURNS} turns: {self.keeper.plan}")
+        raise AssertionError(f"not settled after {TURNS} turns: {self.keeper.plan}, {self.machine.waits} wait")
 
 
 @pytest.mark.timeout(0 if NIGHTLY else 120)

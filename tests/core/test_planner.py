@@ -18,7 +18,7 @@ from reconciler.core.diagnostics import Exit, Fault, FaultClass, Refused, Where
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Change, Op, Plan, summary
 from reconciler.core.state import Declared, Denial, Drift, HostFacts, Restored, Trouble, Unknown, World
-from tests.core.simulation import GATEWAY, RULES, Keeper, Machine, desired_from, turn_and_finish
+from tests.core.simulation import GATEWAY, RULES, Keeper, Machine, Routes, desired_from, turn_and_finish
 
 ONE = """\
 version: 1
@@ -626,3 +626,31 @@ def test_no_server_is_stopped_while_the_gateway_cannot_be_observed(running: Mach
     change = running.plan(desired_from("version: 1\nmodels: {}\n")).change(CHAT)
     assert change is not None
     assert change.actions[0].hold == "the gateway cannot be observed"
+
+
+def test_routes_that_were_written_and_never_read_are_written_again_though_what_is_in_force_is_right(
+    running: Machine,
+) -> None:
+    """Else nothing could be stopped any more: what is on disk is no proof of where requests are led."""
+    assert running.plan(desired_from(ONE)).empty
+    running.written = Routes("something else", {})
+    change = running.plan(desired_from(ONE)).change(GATEWAY)
+    assert change is not None
+    assert [action.verb for action in change.actions] == ["route"]
+    running.converge(desired_from(ONE))
+    assert running.written == running.loaded[running.answering]
+
+
+def test_what_was_retired_for_its_successors_memory_does_not_wait_for_that_memory(running: Machine) -> None:
+    changed = desired_from(ONE.replace("2k", "8k"))
+    running.host = HostFacts(memory_total=2000, memory_available=100)
+    running.bound = 1300
+    (row,) = (row for row in running.rows.values() if row.ref == CHAT)
+    row.retiring = running.now
+    running.converge_routes(changed)
+    change = running.plan(changed).change(CHAT)
+    assert change is not None
+    assert [(action.verb, action.hold) for action in change.actions] == [
+        ("stop", ""),
+        ("start", "waits for the memory of server/chat"),
+    ]

@@ -318,7 +318,7 @@ def shape(size: int) -> dict[str, Any]:
 
 
 def a_server_that_need_not_run() -> Plan:
-    return after(ONE.replace("context: 2k", "context: 2k, start: manual"))
+    return seeing(built(), ONE.replace("context: 2k", "context: 2k, start: manual"), standing={})
 
 
 def a_server_that_is_let_go() -> Plan:

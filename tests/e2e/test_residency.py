@@ -70,8 +70,8 @@ def test_it_is_unloaded_when_it_was_quiet_for_long_enough_and_loaded_again(fake:
     assert not fake.strays()
 
 
-def reasons(stage: Stage, verb: str) -> list[str]:
-    told = json.loads(stage.run("why", "server/chat", "-o", "json").stdout)
+def reasons(stage: Stage, verb: str, name: str = "chat") -> list[str]:
+    told = json.loads(stage.run("why", f"server/{name}", "-o", "json").stdout)
     return [json.dumps(step) for step in told["chain"]] if "chain" in told else [json.dumps(told)]
 
 
@@ -206,11 +206,62 @@ def test_one_makes_room_for_the_other(crowded: Stage) -> None:
 def test_too_large_for_all_the_memory_is_refused_when_it_is_declared(fake: Stage) -> None:
     fake.write(manifest(fake, entry(more=LONG), more="limits: {memory: 1MiB}\n"))
     refused = fake.run("apply", code=3)
-    assert "all servers together may take 1.0 MB (limits.memory)" in refused.stderr
+    assert "all servers together may take 1.0 MB of memory (limits.memory)" in refused.stderr
     fake.write(manifest(fake, entry(more=LONG + ", force: true"), more="limits: {memory: 1MiB}\n"))
     fake.run("apply")
     with pytest.raises(APIStatusError, match="all servers together may take"):
         ask(fake)
+
+
+def test_an_idle_one_that_grows_beyond_the_memory_is_let_go_though_nobody_asks_for_room(fake: Stage) -> None:
+    leaky = entry("leaky", more=LONG + faulty("leaks-memory=10000000"))
+    still = entry("still", more=LONG + ", priority: 1")
+    fake.write(manifest(fake, f"{leaky}\n{still}", more="limits: {memory: 100MiB}\n"))
+    fake.run("apply")
+    assert ask(fake, "leaky") == ask(fake, "still") == "w0 w1 w2 w3 w4 "
+    pid = fake.server("still")
+    wait_until(lambda: not fake.server("leaky"), 60, "it is not let go")
+    assert any("have taken more than there is" in reason for reason in reasons(fake, "stop", "leaky"))
+    assert fake.server("still") == pid, "what takes little stays"
+    assert ask(fake, "leaky") == "w0 w1 w2 w3 w4 ", "and who asks again is served"
+    assert not fake.strays()
+
+
+def test_what_always_runs_and_grows_beyond_the_memory_is_told_once_and_not_stopped(fake: Stage) -> None:
+    bound = "limits: {memory: 60MiB}\n"
+    fake.write(manifest(fake, entry(more=faulty("leaks-memory=20000000")), more=bound))
+    fake.run("apply")
+    pid = fake.server()
+    wait_until(lambda: "MemoryPressure" in fake.told("server/chat"), 30, "nobody says that memory is short")
+    assert ask(fake) == "w0 w1 w2 w3 w4 "
+    assert "memory: server/chat takes" in fake.run("status").stdout
+    assert fake.server() == pid
+    assert [said.split(" takes ")[0] for said in fake.happened("memory", "MemoryPressure")] == ["server/chat"]
+    fake.end_controller()
+    fake.run("apply")  # the next controller knows that it was told
+    assert len(fake.happened("memory", "MemoryPressure")) == 1
+    fake.write(manifest(fake, more=bound))
+    fake.run("apply")
+    wait_until(lambda: len(fake.happened("memory", "MemoryRelieved")) == 1, 30, "nobody says that it is over")
+    assert "MemoryPressure" not in fake.told("server/chat")
+    assert "memory:" not in fake.run("status").stdout
+
+
+def test_what_has_no_room_together_is_refused_before_anything_is_done(fake: Stage) -> None:
+    """Judged from the models' headers: at first nothing is known of them, and each is small enough."""
+    many = [entry(f"m{at}", source="models/endless.gguf", context="32k") for at in range(3)]
+    fake.write(manifest(fake, many[0], more="limits: {memory: 350MiB}\n"))
+    fake.run("apply")
+    fake.write(manifest(fake, "\n".join(many), more="limits: {memory: 350MiB}\n"))
+    refused = fake.run("apply", code=3)
+    assert "server/m2: server/m0 and server/m1 always run, and together they need" in refused.stderr
+    assert "(limits.memory)" in refused.stderr
+    assert len(fake.servers()) == 1
+    lazy = [entry(f"m{at}", source="models/endless.gguf", context="32k", more=LONG) for at in range(1, 3)]
+    fake.write(manifest(fake, "\n".join([many[0], *lazy]), more="limits: {memory: 350MiB}\n"))
+    fake.run("apply")
+    assert ask(fake, "m1") == ask(fake, "m2") == "w0 w1 w2 w3 w4 "
+    assert len(fake.servers()) == 2, "there is room for one beside what always runs"
 
 
 def test_a_queue_has_an_end(fake: Stage) -> None:

@@ -130,6 +130,58 @@ def test_a_gpu_that_does_not_answer_is_left_out() -> None:
     assert devices._nvidia(None) == ()
 
 
+class Telling(Driver):
+    """As newer drivers: it also lists who uses a GPU. `processes` are (pid, bytes) of each list."""
+
+    def __init__(self, compute: list[tuple[int, int]], graphics: list[tuple[int, int]]) -> None:
+        super().__init__([(b"NVIDIA A", 16 * GIB, GIB)])
+        self.compute, self.graphics = compute, graphics
+
+    def nvmlDeviceGetComputeRunningProcesses_v3(self, handle: Any, count: Any, seen: Any) -> int:
+        return self._tell(self.compute, count, seen)
+
+    def nvmlDeviceGetGraphicsRunningProcesses_v2(self, handle: Any, count: Any, seen: Any) -> int:
+        return self._tell(self.graphics, count, seen)
+
+    def _tell(self, processes: list[tuple[int, int]], count: Any, seen: Any) -> int:
+        for at, (pid, memory) in enumerate(processes):
+            seen[at].pid, seen[at].memory = pid, memory
+        count._obj.value = len(processes)
+        return 0
+
+
+def test_nvidias_library_tells_who_has_how_much() -> None:
+    (look,) = devices._nvidia(Telling([(7, 3 * GIB), (8, GIB), (9, 2**64 - 1)], [(7, 100), (9, 5)]))
+    assert isinstance(look, devices._Nvidia)
+    assert look.taken([7, 9, 10], Path("/")) == {7: 3 * GIB, 9: 5}, "what is not told is no number of bytes"
+    (older,) = devices._nvidia(Driver([(b"NVIDIA A", 16 * GIB, GIB)]))
+    assert isinstance(older, devices._Nvidia)
+    assert older.taken([7], Path("/")) == {}
+
+
+def test_the_kernel_tells_who_has_how_much_of_a_card(tmp_path: Path) -> None:
+    files = amd(0, mem_info_vram_total=8 * GIB, mem_info_gtt_total=8 * GIB, mem_info_vram_used=GIB)
+    write(tmp_path, {"sys/devices/0000:03:00.0/class": "0x03", **files})
+    device = tmp_path / "sys/class/drm/card0/device"
+    for file in list(device.iterdir()):
+        file.rename(tmp_path / "sys/devices/0000:03:00.0" / file.name)
+    device.rmdir()
+    device.symlink_to(tmp_path / "sys/devices/0000:03:00.0")
+    open_file = "pos:\t0\ndrm-pdev:\t0000:03:00.0\ndrm-client-id:\t{}\ndrm-memory-vram:\t{} KiB\n"
+    write(
+        tmp_path,
+        {
+            "proc/7/fdinfo/4": open_file.format(1, 1024),
+            "proc/7/fdinfo/5": open_file.format(1, 1024),
+            "proc/7/fdinfo/6": open_file.format(2, 512),
+            "proc/7/fdinfo/7": open_file.format(3, 99).replace("03:00", "04:00"),
+            "proc/8/fdinfo/0": "pos:\t0\n",
+        },
+    )
+    found = devices.taken("linux", "x86_64", MEMORY, [7, 8, 9], tmp_path)
+    assert found == {7: (1536 * 1024,)}, "a client's files are one, other cards and files are others"
+
+
 @pytest.mark.parametrize(("total", "most"), [(18, 12), (36, 27), (64, 48)])
 def test_apples_gpu_may_wire_a_part_of_the_machines_memory(total: int, most: int) -> None:
     memory = (total * GIB, 10 * GIB)

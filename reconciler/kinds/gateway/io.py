@@ -70,7 +70,7 @@ def _look(ref: Ref, declared: Declared | None, tools: Tools) -> GatewayState:
     rows = [row for row in tools.ledger.processes() if row.ref == ref]
     processes = tuple(Process(r.nonce, r.digest, row_phase(r, tools), r.host, r.port) for r in rows)
     state = unix_request(tools.layout.gateway_socket, "GET", "/state") if rows else None
-    digest, routed = _served(state, any(p.life is not Life.GONE for p in processes), tools)
+    digest, routed, torn = _served(state, any(p.life is not Life.GONE for p in processes), tools)
     keys, problem = _keys(declared.spec, tools) if declared is not None else ((), "")
     holder = ""
     if declared is not None and not any(p.listening == declared.spec.listening for p in processes):
@@ -79,7 +79,7 @@ def _look(ref: Ref, declared: Declared | None, tools: Tools) -> GatewayState:
     inflight = {nonce: int(n) for nonce, n in _by_nonce(state, "inflight")}
     used = {nonce: float(at) for nonce, at in _by_nonce(state, "used")}
     started = float((state or {}).get("started") or 0.0)
-    return GatewayState(processes, digest, routed, inflight, keys, problem, holder, used, started)
+    return GatewayState(processes, digest, routed, inflight, keys, problem, holder, used, started, torn)
 
 
 def _by_nonce(state: Mapping[str, Any] | None, name: str) -> list[tuple[str, Any]]:
@@ -87,22 +87,22 @@ def _by_nonce(state: Mapping[str, Any] | None, name: str) -> list[tuple[str, Any
     return [(str(ident).partition("#")[2], value) for ident, value in ((state or {}).get(name) or {}).items()]
 
 
-def _served(state: Mapping[str, Any] | None, living: bool, tools: Tools) -> tuple[str, frozenset[str]]:
-    """(digest of the routes in force, nonces they lead to).
+def _served(state: Mapping[str, Any] | None, living: bool, tools: Tools) -> tuple[str, frozenset[str], bool]:
+    """(digest of the routes in force, nonces they lead to, whether those on disk are others).
 
     Nothing is in force where no gateway lives; one that lives and does not answer may lead to any of ours.
     """
     if state is None:
-        return "", frozenset(row.nonce for row in tools.ledger.processes()) if living else frozenset()
+        return "", frozenset(row.nonce for row in tools.ledger.processes()) if living else frozenset(), False
     digest = str(state.get("digest", ""))
     try:
         written = json.loads(tools.layout.routes.read_text())
     except (OSError, ValueError):
         written = {}
     if written.get("digest") != digest:  # what is in force is not what is on disk: it may lead to any of ours
-        return digest, frozenset(row.nonce for row in tools.ledger.processes())
+        return digest, frozenset(row.nonce for row in tools.ledger.processes()), True
     ids = [m["target"]["id"] for m in written["models"].values() if m["target"]]
-    return digest, frozenset(str(i).partition("#")[2] for i in ids)
+    return digest, frozenset(str(i).partition("#")[2] for i in ids), False
 
 
 def _keys(spec: GatewaySpec, tools: Tools) -> tuple[tuple[tuple[str, str], ...], str]:

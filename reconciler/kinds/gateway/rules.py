@@ -36,7 +36,8 @@ class GatewayState:
     requests run on each nonce, `used` when each last ended one (Unix seconds, since it `started`); `keys` are (name,
     sha256) pairs.
 
-    `problem` says which secret cannot be resolved; `holder` who else has the port.
+    `problem` says which secret cannot be resolved; `holder` who else has the port; `torn` that routes.json is not what
+    it serves by: something came between the writing and the reading.
     """
 
     processes: tuple[Process, ...] = ()
@@ -48,6 +49,7 @@ class GatewayState:
     holder: str = ""
     used: Mapping[str, float] = field(default_factory=dict, metadata=VOLATILE)
     started: float = field(default=0.0, metadata=VOLATILE)
+    torn: bool = False
 
     @property
     def living(self) -> tuple[Process, ...]:
@@ -94,7 +96,7 @@ class GatewayRules:
             return Change(ref, Op.UPDATE, "it is starting", (wait, *others), fields, where=declared.where)
         aim = targets(spec, world)
         wanted = digest_of(content(spec, aim, state.keys))
-        if state.digest != wanted or state.problem or owned is None or owned.digest != declared.digest:
+        if state.digest != wanted or state.torn or state.problem or owned is None or owned.digest != declared.digest:
             text, hold = "rewrite its routes; running requests are not touched", _unseen(spec, world)
             route = Action(Phase.ROUTE, "route", text, {"targets": aim}, hold)
             reason = "its settings changed" if fields else "its routes are to follow the servers"

@@ -13,10 +13,11 @@ from reconciler.core.diagnostics import Fault, FaultClass
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Action
 from reconciler.core.state import Absent, Declared, Found, Observation
+from reconciler.host.hardware import gpu_memory
 from reconciler.host.probes import free_port
 from reconciler.host.process import Identity, cpu_seconds, memory
 from reconciler.kinds.base import Tools
-from reconciler.kinds.carried import CACHE, REDUCED, WITHIN
+from reconciler.kinds.carried import CACHE, LAYERS, REDUCED, WITHIN
 from reconciler.kinds.fit import judged
 from reconciler.kinds.flags import Unfit
 from reconciler.kinds.server import slots
@@ -57,9 +58,12 @@ class ServerKind:
         for row in tools.ledger.processes():
             rows.setdefault(row.ref, []).append(row)
         out: dict[Ref, Observation] = {}
-        measure = any(d.spec.start != "always" for ref, d in desired.items() if ref.kind == self.name)
+        refs = list(refs)
+        graphics = gpu_memory(
+            [row.identity.pid for ref in refs for row in rows.get(ref, ()) if row.identity is not None]
+        )
         for ref in refs:
-            found = tuple(_instance(row, measure, tools) for row in rows.get(ref, []))
+            found = tuple(_instance(row, graphics, tools) for row in rows.get(ref, []))
             short = shortage(short_of(ref, tools))
             out[ref] = Found(ServerState(found, short)) if found or short is not None else Absent()
         return out
@@ -104,9 +108,9 @@ def _cpu(row: ProcessRow) -> float:
     return cpu_seconds(row.identity.pid) if row.identity is not None else 0.0
 
 
-def _instance(row: ProcessRow, measure: bool, tools: Tools) -> Instance:
+def _instance(row: ProcessRow, graphics: Mapping[int, tuple[int, ...]], tools: Tools) -> Instance:
     life, silent = row_phase(row, tools), row_silent(row, tools)
-    whole, private = memory(row.identity.pid) if measure and row.identity is not None else (0, 0)
+    whole, private = memory(row.identity.pid) if row.identity is not None else (0, 0)
     return Instance(
         row.nonce,
         row.digest,
@@ -121,6 +125,7 @@ def _instance(row: ProcessRow, measure: bool, tools: Tools) -> Instance:
         whole,
         private,
         row.ready - row.created if row.ready is not None else 0.0,
+        graphics.get(row.identity.pid, ()) if row.identity is not None else (),
     )
 
 
@@ -139,6 +144,8 @@ async def _start(ref: Ref, declared: Declared, less: Settings | None, tools: Too
     fit = judged(made[0][1].shape, demand(spec, tools.look), host)
     layers = fit.found.gpu_layers if fit is not None and host.devices and spec.gpu_layers < 0 else spec.gpu_layers
     inputs = {key: state.token for key, state in (*made, ("engine", engine)) if state.token}
+    if host.devices and layers >= 0:
+        inputs[LAYERS] = str(layers)
     if less is not None:
         inputs[REDUCED] = told(declared.spec, less)
         tools.ledger.event(str(ref), "Reduced", f"{words(declared.spec, less)}: its own settings ran out of memory")

@@ -18,7 +18,6 @@ as the ledger remembers why, and shown as drift that is left so.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -28,11 +27,11 @@ from typing import Any
 from reconciler.core.ids import Ref, canonical
 from reconciler.core.limits import Limits
 from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price, human_bytes
-from reconciler.core.residency import Asked, Resident, Standing, decide, reserve, too_large
-from reconciler.core.state import VOLATILE, Declared, Drift, Found, Unknown, World
-from reconciler.core.status import Condition, no, yes
+from reconciler.core.residency import Amount, only, said
+from reconciler.core.state import VOLATILE, Declared, Drift, Unknown, World
+from reconciler.core.status import PRESSURE, Condition, no, yes
 from reconciler.kinds.carried import CACHE, REDUCED
-from reconciler.kinds.fit import NONE, Demand, Fit, judged
+from reconciler.kinds.fit import NONE, Demand, Fit, ceiling, judged, needed, placed
 from reconciler.kinds.flags import FlagSet, unfit
 from reconciler.kinds.server import reduced
 from reconciler.kinds.server.kept import unkept
@@ -62,6 +61,7 @@ class Instance:
     memory: int = field(default=0, metadata=VOLATILE)  # bytes that it was seen to take
     private: int = field(default=0, metadata=VOLATILE)  # of those, bytes that are not those of files
     loading: float = 0.0  # seconds that it took to become ready
+    devices: tuple[int, ...] = field(default=(), metadata=VOLATILE)  # bytes that it was seen to take of each GPU
 
     @property
     def reduced(self) -> Settings | None:
@@ -97,7 +97,7 @@ class ServerRules:
             why = world.standing[ref].why if ref in world.standing else ""
             reason = why or "it runs only when it is asked for"
             return Change(
-                ref, Op.UPDATE, reason, stops, price=Price(memory=-_size(declared.spec, world)), where=declared.where
+                ref, Op.UPDATE, reason, stops, price=Price(memory=-size_of(declared.spec, world)), where=declared.where
             )
         fresh = [i for i in state.living if is_fresh(i, declared, world)]
         stale = [i for i in state.living if i not in fresh]
@@ -120,7 +120,9 @@ class ServerRules:
         running = yes("Running", "Alive", f"port {living[-1].port}") if living else no("Running", "NotStarted")
         gateway = world.found(Ref("gateway", "main"))
         led = gateway is not None and any(i.nonce in gateway.routed for i in living)
-        rest = (running, yes("Routed", "InRoutes") if led else no("Routed", "NotInRoutes"))
+        routed = yes("Routed", "InRoutes") if led else no("Routed", "NotInRoutes")
+        pressed = [yes(PRESSURE, "OverBudget", world.together.pressed)] if living and world.together.pressed else []
+        rest = (running, routed, *pressed)
         if declared is None:
             return no("Ready", "NotWanted", "it is being stopped"), *rest
         if not wanted(ref, declared, world):
@@ -183,9 +185,8 @@ def _denied(ref: Ref, declared: Declared, world: World) -> Change | None:
     standing = world.standing.get(ref)
     if wrong := unloadable(declared.spec, world):
         return Change(ref, Op.DENIED, wrong, where=declared.where, wrong=True)
-    if standing is None or not standing.never:
-        return None
-    return Change(ref, Op.DENIED, standing.why, where=declared.where)
+    why = standing.why if standing is not None and standing.never else world.together.denied.get(ref, "")
+    return Change(ref, Op.DENIED, why, where=declared.where) if why else None
 
 
 def _idle(ref: Ref, spec: ServerSpec, world: World) -> Condition:
@@ -194,77 +195,13 @@ def _idle(ref: Ref, spec: ServerSpec, world: World) -> Condition:
         return no("Ready", "NotStarted", blocked)
     if (held := world.standing.get(ref)) is not None and held.never:
         return no("Ready", "DoesNotFit", held.why)
+    if ref in world.together.denied:
+        return no("Ready", "DoesNotFit", world.together.denied[ref])
     if ref in world.troubles:
         return no("Ready", "LoadFailed")
     if spec.start == "manual":
         return yes("Ready", "Unloaded", f"`reconcile load {spec.name}` loads it")
     return yes("Ready", "OnDemand", "it loads when it is asked for")
-
-
-def standing(world: World, asked: Mapping[Ref, Asked], bound: int) -> dict[Ref, Standing]:
-    """Which servers are to be in memory now; nothing is said where all always run. `bound` (bytes) as of `room`."""
-    if not bound and not any(ref.kind == "server" and d.spec.start != "always" for ref, d in world.desired.items()):
-        return {}
-    every = residents(world, asked)
-    found = decide(every, room(world, bound), world.now)
-    for one in every:
-        declared = world.desired.get(one.ref)
-        if bound and one.need > bound and not one.living and declared is not None and not declared.spec.force:
-            found[one.ref] = Standing(False, f"{too_large(one, bound)} (limits.memory)", never=True)
-    return found
-
-
-def residents(world: World, asked: Mapping[Ref, Asked]) -> list[Resident]:
-    """What the decision about memory needs to know of every declared server, and of those that are leaving."""
-    gateway = world.found(Ref("gateway", "main"))
-    out = []
-    for ref in sorted({*world.desired, *world.observed}):
-        if ref.kind != "server":
-            continue
-        state: ServerState = world.found(ref) or ServerState()
-        declared, living, wish = world.desired.get(ref), state.living, asked.get(ref, Asked())
-        if declared is None and not living:
-            continue
-        spec: ServerSpec | None = declared.spec if declared is not None else None
-        need = _size(run_as(ref, spec, world), world) if spec is not None else _released(ref, world)
-        busy = sum(gateway.inflight.get(i.nonce, 0) for i in living) if gateway is not None else 0
-        at = [gateway.used.get(i.nonce, gateway.started) for i in living] if gateway is not None else []
-        out.append(
-            Resident(
-                ref,
-                spec.start if spec is not None else "manual",
-                max(need, *(i.memory for i in living), 0),
-                living=bool(living),
-                ready=any(i.life is Life.READY for i in living),
-                leaving=spec is None or all(i.life is Life.RETIRING for i in living),
-                busy=busy,
-                waiting=wish.waiting,
-                since=wish.since,
-                used=world.now if busy else max((*at, *(i.ready or 0.0 for i in living)), default=0.0),
-                loaded=max((i.ready or 0.0 for i in living), default=0.0),
-                idle_timeout=(spec.idle_timeout if spec is not None else 0.0) or math.inf,
-                priority=spec.priority if spec is not None else 0,
-                reload=max((i.loading for i in living), default=0.0) or need / LOAD_RATE,
-                kept=wish.kept,
-                dropped=wish.dropped,
-            )
-        )
-    return out
-
-
-def room(world: World, bound: int) -> int:
-    """Bytes that all servers together may take: `bound`, or else what the machine has beside all that is not ours."""
-    host = world.host
-    if bound or not host.memory_total:
-        return bound
-    ours = sum(
-        int(i.private)
-        for ref, seen in world.observed.items()
-        if ref.kind == "server" and isinstance(seen, Found)
-        for i in seen.state.living
-    )
-    others = max(0, host.memory_total - host.memory_available - ours)
-    return max(1, host.memory_total - reserve(host.memory_total) - others)
 
 
 def is_fresh(instance: Instance, declared: Declared, world: World) -> bool:
@@ -303,8 +240,10 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
     fit = fitting(spec, world)
     if fit is not None and fit.refused and not spec.force and (model is None or model.usable):
         return Change(ref, Op.DENIED, fit.refusal, where=declared.where)
+    if ref in world.together.denied:
+        return Change(ref, Op.DENIED, world.together.denied[ref], where=declared.where)
     less = _next(ref, spec, world)
-    size = _size(reduced.applied(spec, less), world)
+    size = size_of(reduced.applied(spec, less), world)
     standing = world.standing.get(ref)
     waits = _waits_for(spec, world) or (standing.hold if standing is not None else "")
     if wrong := refused(spec, world) or unloadable(spec, world):
@@ -321,13 +260,15 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
     begin = Action(Phase.START, "start", f"start a process and wait until it is ready{told}", args, waits)
     hung = any(i.life is Life.UNRESPONSIVE for i in stale)
     leaving = [i for i in stale if i.life is not Life.RETIRING]
-    tight = bool(stale) and size > world.host.memory_available > 0
+    short = _short_for_two(reduced.applied(spec, less), size, world) if stale else ()
+    tight = any(short)
     stops = _stops(stale, world)
     if tight:
         # Routes do not wait for a successor here: they leave a retired one, which then ends its requests as always.
-        holds = (waits or ("" if a.verb == "retire" else a.hold) for a in stops)
+        until = waits if leaving else ""  # its own memory may be what is waited for: what leaves already goes on
+        holds = (until or ("" if a.verb == "retire" else a.hold) for a in stops)
         actions: tuple[Action, ...] = (*(replace(a, hold=h) for a, h in zip(stops, holds, strict=True)), begin)
-        downtime = f"is down while it loads: {human_bytes(size)} for a second one are not free"
+        downtime = f"is down while it loads: {said(short)} for a second one are not free"
     elif begin.hold and not leaving:  # what it waits for may be its own predecessor's memory
         actions, downtime = (*_stops(stale, world, patient=spec.start != "always"), begin), ""
     else:
@@ -356,7 +297,7 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
 def _removal(ref: Ref, state: ServerState, world: World) -> Change:
     stops = _stops(state.living, world, keep=world.down and not world.purge)
     forget = Action(Phase.SWEEP, "release", "forget it")
-    price = Price(memory=-_released(ref, world) if stops else 0, clients=names(ref, world))
+    price = Price(memory=-released(ref, world) if stops else 0, clients=names(ref, world))
     return Change(ref, Op.DELETE, "no longer in the manifest", (*stops, forget), price=price)
 
 
@@ -485,11 +426,17 @@ def _model(spec: ServerSpec, world: World) -> Any:
 
 def fitting(spec: ServerSpec, world: World) -> Fit | None:
     """How it fits the memory of this machine; None while that is not known."""
+    if _model(spec, world) is None:
+        return None
+    return judged(shape_known(spec, world), demand(spec, world.found), world.host)
+
+
+def shape_known(spec: ServerSpec, world: World) -> str:
+    """What its need of memory follows from (JSON); that of nothing where it is not known."""
     model = _model(spec, world)
     if model is None:
-        return None
-    shape = model.shape or canonical(model.foreseen.get("shape", {}))
-    return judged(shape, demand(spec, world.found), world.host)
+        return NONE
+    return model.shape or canonical(model.foreseen.get("shape", {}))
 
 
 def demand(spec: ServerSpec, found: Callable[[Ref], Any]) -> Demand:
@@ -566,7 +513,7 @@ def _guessed(spec: ServerSpec, fit: Fit | None, world: World) -> str:
     """What the estimate of memory rests on, where the engine is none that it was made for."""
     if fit is not None:
         return "; its memory is estimated as llama.cpp would take it"
-    size = _size(spec, world)
+    size = size_of(spec, world)
     return f"; about {human_bytes(size)} of memory, by the size of its files alone" if size else ""
 
 
@@ -586,15 +533,28 @@ def _told(fit: Fit | None, context: int) -> str:
     return f" · {fit.reason}" + (longer if 0 < fit.trained < context else "")
 
 
-def _size(spec: ServerSpec, world: World) -> int:
-    """Bytes of memory that it takes: from the model's shape, else from the size of its file."""
-    if (fit := fitting(spec, world)) is not None:
-        return fit.memory
+def _short_for_two(spec: ServerSpec, size: int, world: World) -> Amount:
+    """What it takes of each memory that has less of it free: there it cannot be started beside an earlier one."""
+    host, whole = world.host, ceiling(world.host)
+    need: Amount | None = None
+    if host.devices and whole:
+        need = placed(shape_known(spec, world), demand(spec, world.found), host.devices, whole)
+    need = need or (size,)
+    main = need[0] if need[0] > host.memory_available > 0 else 0
+    full = (n > d.free and not d.unified for n, d in zip(need[1:], host.devices, strict=False))
+    return (main, *only(need[1:], tuple(full)))
+
+
+def size_of(spec: ServerSpec, world: World) -> int:
+    """Bytes of memory that it takes in all: from the model's shape, else from the size of its file."""
     model = _model(spec, world)
-    return int((model.size or int(model.foreseen.get("total", 0))) * ROOM) if model is not None else 0
+    if model is None:
+        return 0
+    need = needed(shape_known(spec, world), demand(spec, world.found))
+    return need or int((model.size or int(model.foreseen.get("total", 0))) * ROOM)
 
 
-def _released(ref: Ref, world: World) -> int:
+def released(ref: Ref, world: World) -> int:
     """What ending it gives back, by its model alone: its settings are no longer wanted."""
     model = world.found(Ref("model", ref.name))
     return int(model.size * ROOM) if model is not None else 0
