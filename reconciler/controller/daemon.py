@@ -269,8 +269,9 @@ class Controller:
         guarded = {ref: world.desired[ref].protect for ref in world.owned if ref in world.desired}
         try:
             self._forgive(view)
-            if self.source.held is not None:
+            if world.desired:  # else nothing was asked for yet: that says nothing of what runs
                 self._note_pressure(world.together.pressed)
+            if self.source.held is not None:
                 gone = [ref for ref in self.tools.ledger.paused() if ref not in self.source.wanted.resources]
                 hands.resume(gone, self.tools.ledger, "it is no longer in the manifest")
                 self.asking.settle(self.source.wanted.resources)
