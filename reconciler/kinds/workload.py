@@ -141,8 +141,12 @@ def note_short(ref: Ref, digest: str, tools: Tools) -> None:
     _remember_short(ref, canonical({"digest": digest, "free": tools.host().free}), tools)
 
 
+def shorts(tools: Tools) -> dict[Ref, str]:
+    """What is remembered of that, of each (JSON); empty where its own settings are worth a try again."""
+    return {Ref.parse(name): text for name, text in tools.ledger.metas("short ").items()}
+
+
 def short_of(ref: Ref, tools: Tools) -> str:
-    """What is remembered of that (JSON); empty where there was no such end."""
     return tools.ledger.meta(f"short {ref}")
 
 

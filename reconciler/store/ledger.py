@@ -175,6 +175,11 @@ class Ledger:
         rows = self.rows("SELECT value FROM meta WHERE key = ?", key)
         return str(rows[0][0]) if rows else default
 
+    def metas(self, prefix: str) -> dict[str, str]:
+        """All single facts whose keys begin so, by what their keys go on with."""
+        rows = self.rows("SELECT key, value FROM meta WHERE key GLOB ? || '*'", prefix)
+        return {str(key).removeprefix(prefix): str(value) for key, value in rows}
+
     def set_meta(self, what: str = "meta", /, **facts: str) -> None:
         """Write single facts, all at once; `what` is the effect's name."""
         if any(self.meta(key) != value for key, value in facts.items()):

@@ -12,7 +12,7 @@ from reconciler.core import planner, status
 from reconciler.core.diagnostics import FaultClass
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Change, Plan
-from reconciler.core.residency import Asked
+from reconciler.core.residency import Amount, Asked
 from reconciler.core.state import Declared, Drift, Found, HostFacts, Owned, Trouble, World
 from reconciler.core.status import Condition
 from reconciler.gguf.shape import Layer, Shape
@@ -23,11 +23,13 @@ from reconciler.kinds.model.rules import ModelState
 from reconciler.kinds.server.kept import Kept
 from reconciler.kinds.server.kept import told as kept_told
 from reconciler.kinds.server.reduced import Settings, Shortage, told
-from reconciler.kinds.server.rules import Instance, ServerState, residents, run_as
+from reconciler.kinds.server.room import residents, shares
+from reconciler.kinds.server.rules import Instance, ServerState, run_as
 from reconciler.supervise.machine import Phase as Life
 from tests.core.simulation import RULES, desired_from
 
 MIB, GIB = 1 << 20, 1 << 30
+NOBODY = Asked()
 SERVER, MODEL, ENGINE, GATEWAY = Ref("server", "a"), Ref("model", "a"), Ref("engine", "e"), Ref("gateway", "main")
 SHAPE = Shape(
     layers=(Layer(weights=64 * MIB, keys=1024, values=1024),) * 16,
@@ -139,11 +141,16 @@ def test_clients_are_told_the_context_that_they_have() -> None:
         assert content(spec, aim, ())["models"]["a"]["context"] == context
 
 
+def need(seen: World, asked: Asked = NOBODY) -> Amount:
+    wishes = {SERVER: asked}
+    return residents(seen, wishes, shares(seen, wishes, 0))[0].need
+
+
 def test_the_decision_about_memory_counts_what_it_really_takes() -> None:
     desired = stack(", start: on_demand")
-    own = residents(world(desired, running(desired, None)), {})[0].need
-    less = residents(world(desired, running(desired)), {})[0].need
-    coming = residents(world(desired), {SERVER: Asked(1, 990.0)})[0].need
+    own = need(world(desired, running(desired, None)))
+    less = need(world(desired, running(desired)))
+    coming = need(world(desired), Asked(1, 990.0))
     assert less == coming < own
     assert run_as(SERVER, desired[SERVER].spec, world(desired, short=False)) == desired[SERVER].spec
 

@@ -17,12 +17,13 @@ from reconciler.core.state import Declared, Device, Found, HostFacts, World
 from reconciler.core.status import PRESSURE
 from reconciler.gguf.memory import estimate
 from reconciler.gguf.shape import Layer, Shape
+from reconciler.kinds.carried import LAYERS
 from reconciler.kinds.engine.rules import EngineState
 from reconciler.kinds.fit import use_of
 from reconciler.kinds.gateway.rules import GatewayState
 from reconciler.kinds.model.rules import ModelState
 from reconciler.kinds.server.room import decided, residents, room, shares
-from reconciler.kinds.server.rules import LAYERS, Instance, ServerState, demand
+from reconciler.kinds.server.rules import Instance, ServerState, demand
 from reconciler.supervise.machine import Phase
 from tests.core.simulation import RULES, desired_from
 

@@ -36,6 +36,7 @@ from reconciler.kinds.workload import (
     row_phase,
     row_silent,
     short_of,
+    shorts,
     start,
     stop,
 )
@@ -62,9 +63,12 @@ class ServerKind:
         graphics = gpu_memory(
             [row.identity.pid for ref in refs for row in rows.get(ref, ()) if row.identity is not None]
         )
+        known = shorts(tools)
         for ref in refs:
-            found = tuple(_instance(row, graphics, tools) for row in rows.get(ref, []))
-            short = shortage(short_of(ref, tools))
+            found, short = (
+                tuple(_instance(row, graphics, tools) for row in rows.get(ref, [])),
+                shortage(known.get(ref, "")),
+            )
             out[ref] = Found(ServerState(found, short)) if found or short is not None else Absent()
         return out
 
