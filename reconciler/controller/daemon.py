@@ -614,7 +614,7 @@ class Controller:
                 "confirm_by": promise.deadline if promise is not None else None,
                 "faults": [d.to_json() for d in self.source.faults],
             },
-            "ready": bool(view and idle and view.ready),
+            "ready": bool(view and idle and now is not None and view.ready),  # where nothing is in force, nothing is
             "settled": bool(view and idle and status.settled(view.world, view.plan)),
             "outside_targets": view.plan.outside if view else 0,
             "resources": status.to_json(self.told) if view else [],

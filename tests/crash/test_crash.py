@@ -63,6 +63,7 @@ def kill(stage: Stage, orders: Orders, tally: Tally, scenario: Scenario, patienc
     """Run a controller until it is killed as ordered → what to call this point."""
     with Run(stage, orders, scenario.ask) as run:
         if run.until_ready_or_dead(patience):
+            assert orders.at.isdigit(), f"{orders}: it never came to that\n{run.snapshot()}\n{run.log()}"
             tally.counts["unreached"] += 1  # effects run side by side: a run may have one less than the one counted
             return f"effect {orders.at} ({orders.what}), unreached"
         assert was_killed(run), f"{orders}: it ended by itself\n{run.log()}"

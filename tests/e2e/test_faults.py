@@ -366,3 +366,12 @@ def test_a_manifest_that_is_no_file(stage: Stage, what: str) -> None:
     done = stage.run("apply", code=1, timeout=20)
     assert "Traceback" not in done.stderr
     assert "stack.yaml" in done.stderr
+
+
+def test_nothing_is_ready_where_no_manifest_was_ever_right(stage: Stage) -> None:
+    stage.write("version: 1\nmodles: {}\n")
+    stage.start("watch")
+    wait_until(lambda: stage.snapshot().get("manifest", {}).get("faults"), 20, "it is not refused")
+    assert "manifest rejected" in stage.run("status", "--wait", "ready", "--timeout", "1s", code=1).stdout
+    stage.write(f"version: 1\ngateway: {{port: {stage.port}}}\n")
+    stage.run("status", "--wait", "ready", "--timeout", "20s")
