@@ -15,10 +15,10 @@ llama-server: $(VENV)/.tests
 	@$(BIN)/python -m tests.support.llama_server
 
 test: $(VENV)/.tests
-	$(BIN)/python -m pytest -n 3
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 test-fast: $(VENV)/.tests
-	$(BIN)/python -m pytest -n 3 -m "not slow and not e2e"
+	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not slow and not e2e"
 
 # Generated histories and manifests in large numbers, ten minutes of kills, half an hour or more; the counts stand at the
 # end of each.

@@ -16,6 +16,7 @@ from typing import Any
 
 from reconciler.core.diagnostics import Diagnostic, Exit, Refused
 from reconciler.host.layout import Layout
+from reconciler.store.lock import owner
 
 API = 1
 
@@ -32,18 +33,16 @@ class Client:
     """One connection. Use as a context manager. Raises NoController where none answers, or when it goes away."""
 
     def __init__(self, layout: Layout, timeout: float | None = 10.0) -> None:
-        self._path, self._timeout = layout.control_socket, timeout
+        self._layout, self._timeout = layout, timeout
 
     def __enter__(self) -> Client:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(self._timeout)
         try:
-            self._socket.connect(str(self._path))
+            self._socket.connect(str(self._layout.control_socket))
         except OSError as error:
             self._socket.close()
-            if isinstance(error, FileNotFoundError | ConnectionRefusedError):
-                raise NoController("no controller runs") from error
-            raise _mute(error) from error
+            raise (_mute(error) if owner(self._layout) else NoController("no controller runs")) from error
         self._lines = self._socket.makefile("rb")
         return self
 

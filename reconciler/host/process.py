@@ -283,16 +283,18 @@ class Processes:
     def forget(self, identity: Identity) -> None:
         """How it ended is known and noted elsewhere."""
         if self._noted(identity) is not None and self.ends is not None:
-            with self.effects("remove", self.ends / str(identity.pid)):
-                (self.ends / str(identity.pid)).unlink(missing_ok=True)
+            self._remove(self.ends / str(identity.pid))
 
     def tidy(self, known: Collection[Identity | None]) -> None:
         """Remove what was written of the ends of processes that nobody asks about any more."""
         for file in sorted(self.ends.glob("[0-9]*")) if self.ends is not None else ():
             note = _read_note(file)
             if note is None or (note.identity not in known and not alive(note.identity)):
-                with self.effects("remove", file):
-                    file.unlink(missing_ok=True)
+                self._remove(file)
+
+    def _remove(self, note: Path) -> None:
+        with self.effects("remove", note), contextlib.suppress(OSError):  # what stays is tidied up later
+            note.unlink(missing_ok=True)
 
     def _noted(self, identity: Identity) -> _Note | None:
         note = _read_note(self.ends / str(identity.pid)) if self.ends is not None else None

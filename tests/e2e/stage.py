@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -179,16 +180,19 @@ class Stage:
         return [p for p in self.workloads() if p.environ().get(NONCE) not in known]
 
     def close(self) -> None:
-        for pid in self._everything():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        wait_until(lambda: not self._everything(), 10, "processes that do not die")
+        wait_until(self._kill, 10, "processes that do not die")
         for process in self.started:
             process.kill()
             with process:  # closes its pipes and waits for it
                 pass
+
+    def _kill(self) -> bool:
+        """Whether nothing is left to be killed: a controller may have just started one more."""
+        left = self._everything()
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not left
 
     def _everything(self) -> list[int]:
         found = [p.pid for p in children_with_env(ROOT, str(self.root))]
