@@ -77,11 +77,12 @@ def _parse(raw: bytes) -> tuple[int, bytes]:
     return int(words[1]), body
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on now, picked by the kernel."""
+def free_port(host: str = "127.0.0.1", avoid: int = 0) -> int:
+    """A port that nobody listens on now, picked by the kernel; never the one to `avoid`."""
     with socket.socket(_family(host)) as sock:
         sock.bind((host, 0))
-        return int(sock.getsockname()[1])
+        port = int(sock.getsockname()[1])
+        return port if port != avoid else free_port(host, avoid)  # which the kernel has no second time: it is bound
 
 
 def bindable(host: str, port: int) -> str:

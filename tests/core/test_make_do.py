@@ -29,7 +29,7 @@ from reconciler.supervise.machine import Phase as Life
 from tests.core.simulation import RULES, desired_from
 
 MIB, GIB = 1 << 20, 1 << 30
-NOBODY = Asked()
+NOBODY, PLAIN = Asked(), {"avoid": 1337}
 SERVER, MODEL, ENGINE, GATEWAY = Ref("server", "a"), Ref("model", "a"), Ref("engine", "e"), Ref("gateway", "main")
 SHAPE = Shape(
     layers=(Layer(weights=64 * MIB, keys=1024, values=1024),) * 16,
@@ -96,12 +96,12 @@ def test_the_start_after_it_ran_out_of_memory_is_with_less_and_says_so() -> None
     (start,) = change(world(desired, failed=True)).actions
     assert start.args["settings"] == LESS
     assert "with parallel 2 → 1, cache_type.k f16 → q8_0, cache_type.v f16 → q8_0" in start.text
-    assert change(world(desired, free=15 * GIB)).actions[0].args == {}, "unless its own settings fit what came free"
-    assert change(world(desired, short=False)).actions[0].args == {}
+    assert change(world(desired, free=15 * GIB)).actions[0].args == PLAIN, "unless its own settings fit what came free"
+    assert change(world(desired, short=False)).actions[0].args == PLAIN
     other = stack(", cache_type: {k: q8_0}")
     short = Shortage(desired[SERVER].digest, 3 * GIB)
     changed = replace(world(other), observed={**world(other).observed, SERVER: Found(ServerState((), short))})
-    assert change(changed).actions[0].args == {}, "a changed entry begins anew"
+    assert change(changed).actions[0].args == PLAIN, "a changed entry begins anew"
 
 
 @pytest.mark.parametrize("mode", [None, *Drift])
@@ -124,12 +124,12 @@ def test_it_stays_only_while_it_may_and_while_it_is_known_why() -> None:
     desired = stack()
     asked_again = change(world(desired, running(desired), short=False, free=15 * GIB))
     assert [a.verb for a in asked_again.actions] == ["start", "retire", "stop"]
-    assert asked_again.actions[0].args == {}
+    assert asked_again.actions[0].args == PLAIN
     strict = {**desired, SERVER: replace(desired[SERVER], spec=replace(desired[SERVER].spec, shrink=False))}
     assert strict[SERVER].digest == desired[SERVER].digest
     back = change(world(strict, running(desired), free=15 * GIB))
     assert [a.verb for a in back.actions] == ["start", "retire", "stop"]
-    assert back.actions[0].args == {}
+    assert back.actions[0].args == PLAIN
 
 
 def test_clients_are_told_the_context_that_they_have() -> None:

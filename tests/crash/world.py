@@ -70,7 +70,7 @@ def warp(file: Path) -> None:
 def offer(ports: list[int]) -> None:
     """Find these ports to be free before any other."""
     real = server_io.free_port
-    server_io.free_port = lambda host="127.0.0.1": ports.pop(0) if ports else real(host)
+    server_io.free_port = lambda host="127.0.0.1", avoid=0: ports.pop(0) if ports else real(host, avoid)
 
 
 def rob(port: int) -> None:

@@ -150,3 +150,16 @@ def test_a_local_server_that_is_not_there_answers_nothing(tmp_path: Path) -> Non
     assert unix_request(tmp_path / "s", "GET", "/") is None
     (tmp_path / "f").write_text("")
     assert unix_request(tmp_path / "f", "GET", "/") is None
+
+
+def test_a_port_that_is_to_be_avoided_is_not_picked(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = iter([4000, 4000, 4001])
+
+    class Kernel(socket.socket):
+        def bind(self, address: object) -> None: ...
+
+        def getsockname(self) -> tuple[str, int]:
+            return "127.0.0.1", next(given)
+
+    monkeypatch.setattr(socket, "socket", Kernel)
+    assert free_port(avoid=4000) == 4001

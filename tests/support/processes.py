@@ -5,7 +5,9 @@ Promises: only reads, except `kill9`, which ends the one process named by its pi
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import time
@@ -38,10 +40,12 @@ def alive(pid: int) -> bool:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nothing listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on 127.0.0.1 that nothing listened on a moment ago, and that no kernel gives to who asks for any."""
+    while True:
+        port = random.SystemRandom().randrange(10240, 32000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(fn: Callable[[], T], timeout: float = 10.0, message: str = "the condition") -> T:

@@ -76,7 +76,7 @@ class ServerKind:
         match action.verb:
             case "start":
                 assert declared is not None
-                await _start(ref, declared, action.args.get("settings"), tools)
+                await _start(ref, declared, action.args, tools)
                 tools.ledger.own(ref, declared.digest, declared.spec)
             case "adopt":
                 assert declared is not None
@@ -137,8 +137,8 @@ def _row(action: Action, tools: Tools) -> ProcessRow | None:
     return next((row for row in tools.ledger.processes() if row.nonce == action.args["nonce"]), None)
 
 
-async def _start(ref: Ref, declared: Declared, less: Settings | None, tools: Tools) -> None:
-    """`less` is what it runs with in place of the manifest's settings."""
+async def _start(ref: Ref, declared: Declared, args: Mapping[str, Any], tools: Tools) -> None:
+    less: Settings | None = args.get("settings")  # what it runs with in place of the manifest's
     spec: ServerSpec = applied(declared.spec, less)
     engine, made = tools.look(Ref("engine", spec.engine)), artifacts(spec, tools.look)
     if engine is None or not all(state is not None and state.usable for _, state in made):
@@ -153,7 +153,9 @@ async def _start(ref: Ref, declared: Declared, less: Settings | None, tools: Too
     if less is not None:
         inputs[REDUCED] = told(declared.spec, less)
         tools.ledger.event(str(ref), "Reduced", f"{words(declared.spec, less)}: its own settings ran out of memory")
-    bound = Bound(paths.model, HOST, free_port(HOST), new_nonce(), secrets.token_urlsafe(32), inputs)
+    bound = Bound(
+        paths.model, HOST, free_port(HOST, args.get("avoid", 0)), new_nonce(), secrets.token_urlsafe(32), inputs
+    )
     if engine.template is not None:
         launch = await launch_of(ref, declared.digest, spec, engine.template, bound, tools)
     else:

@@ -256,7 +256,9 @@ def _start(ref: Ref, declared: Declared, stale: list[Instance], world: World) ->
     told = f" · with {reduced.words(spec, less)}: its own settings ran out of memory" if less is not None else ""
     told = (told or _told(fit, 0 if templated else spec.context)) + _unchecked(spec, world) + _unkept(spec, world)
     told += _guessed(spec, fit, world) if templated else ""
-    args = ({"turn": turn} if turn is not None else {}) | ({"settings": less} if less is not None else {})
+    gateway = world.desired.get(Ref("gateway", "main"))  # its port may be free still
+    args = {"turn": turn, "settings": less, "avoid": gateway.spec.port if gateway is not None else None}
+    args = {key: value for key, value in args.items() if value is not None}
     begin = Action(Phase.START, "start", f"start a process and wait until it is ready{told}", args, waits)
     hung = any(i.life is Life.UNRESPONSIVE for i in stale)
     leaving = [i for i in stale if i.life is not Life.RETIRING]
