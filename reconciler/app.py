@@ -81,15 +81,15 @@ def preview(made: Reading, layout: Layout, targets: frozenset[Ref] = frozenset()
 
     With `ahead` sources that were never looked at are asked what they hold, as far as they answer soon.
     """
+    wanted = wanted_of(made, layout, targets)
     with looking(layout, made.manifest.path.parent) as tools:
         if ahead:
             from reconciler.kinds.engine import ahead as engines
             from reconciler.kinds.model.ahead import look_ahead
 
-            resources = wanted_of(made, layout).resources
-            engines.look_ahead([d.spec for ref, d in resources.items() if ref.kind == "engine"], tools)
-            look_ahead([d.spec for ref, d in resources.items() if ref.kind == "model"], tools)
-        return planned(made, targets, tools, KINDS)
+            engines.look_ahead([d.spec for ref, d in wanted.resources.items() if ref.kind == "engine"], tools)
+            look_ahead([d.spec for ref, d in wanted.resources.items() if ref.kind == "model"], tools)
+        return planned(made, wanted, tools, KINDS)
 
 
 def engine_chosen(name: str, made: Reading, layout: Layout) -> dict[str, Any]:

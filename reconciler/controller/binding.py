@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from reconciler.controller.turn import View, look, wanted_of
+from reconciler.controller.turn import View, Wanted, look
 from reconciler.core import planner
 from reconciler.core.diagnostics import Diagnostic, Exit, Refused
-from reconciler.core.ids import Ref
 from reconciler.core.state import fingerprint
 from reconciler.kinds.base import Kind, Tools
 from reconciler.manifest.reading import Reading
@@ -75,11 +74,12 @@ class Planned:
         }
 
 
-def planned(made: Reading, targets: frozenset[Ref], tools: Tools, kinds: Mapping[str, Kind]) -> Planned:
-    """Look and plan, without any effect. Raises Refused for what cannot be said of this machine."""
-    wanted = replace(wanted_of(made, tools.layout, targets), asked=True)  # what would come of asking for it
-    view = look(wanted, tools, kinds)
-    planner.refuse_strangers(targets, view.world)
+def planned(made: Reading, wanted: Wanted, tools: Tools, kinds: Mapping[str, Kind]) -> Planned:
+    """Look and plan, without any effect; `wanted` is what the reading asks for. Raises Refused for what cannot be said
+    of this machine.
+    """
+    view = look(replace(wanted, asked=True), tools, kinds)  # what would come of asking for it
+    planner.refuse_strangers(wanted.targets, view.world)
     return bound(made, view, tools.ledger)
 
 

@@ -27,7 +27,7 @@ from reconciler.controller.binding import planned
 from reconciler.controller.hands import Hold
 from reconciler.controller.scrub import scrub
 from reconciler.controller.source import Ask, Source
-from reconciler.controller.turn import View, Wanted, look
+from reconciler.controller.turn import View, Wanted, look, wanted_of
 from reconciler.core import planner, status
 from reconciler.core.diagnostics import Fault, FaultClass, Refused
 from reconciler.core.ids import Ref
@@ -438,7 +438,8 @@ class Controller:
 
     def plan_now(self, path: Path) -> dict[str, Any]:
         """What applying `path` would do now (the published JSON of a plan). Changes nothing. Raises Refused."""
-        return planned(reading(path), frozenset(), self.tools, self.kinds).to_json()
+        made = reading(path)
+        return planned(made, wanted_of(made, self.tools.layout), self.tools, self.kinds).to_json()
 
     async def back(self, number: int | None) -> int:
         """Go back to an earlier generation → the turn that takes it into account. Raises Refused."""

@@ -12,6 +12,7 @@ import pytest
 
 from reconciler.app import tools_for
 from reconciler.controller.binding import Planned, from_json, planned
+from reconciler.controller.turn import wanted_of
 from reconciler.core.diagnostics import Exit, Refused
 from reconciler.core.ids import Ref
 from reconciler.core.state import Absent, Found, Unknown, fingerprint
@@ -33,7 +34,8 @@ KEY = '["file:chat.gguf","",""]'
 
 
 def now(path: Path, tools: Tools, *targets: Ref) -> Planned:
-    return planned(reading(path), frozenset(targets), tools, KINDS)
+    made = reading(path)
+    return planned(made, wanted_of(made, tools.layout, frozenset(targets)), tools, KINDS)
 
 
 def saved(path: Path, tools: Tools, *targets: Ref) -> Any:

@@ -32,7 +32,7 @@ from reconciler.core.residency import (
 )
 from reconciler.core.state import Found, World
 from reconciler.kinds.carried import LAYERS
-from reconciler.kinds.fit import ceiling, placed
+from reconciler.kinds.fit import NONE, ceiling, placed
 from reconciler.kinds.server.rules import (
     LOAD_RATE,
     Instance,
@@ -132,7 +132,9 @@ def shares(world: World, asked: Mapping[Ref, Asked], bound: int) -> dict[Ref, Sh
 def _share(ref: Ref, world: World, whole: Amount, always: Amount, stays: Amount) -> Share:
     """Where it goes beside all that `stays`; else beside what `always` runs; else on a machine of its own."""
     spec = run_as(ref, world.desired[ref].spec, world)
-    shape, want = shape_known(spec, world), demand(spec, world.found)
+    if (shape := shape_known(spec, world)) == NONE:
+        return Share((size_of(spec, world),), always)
+    want = demand(spec, world.found)
     layers = [int(i.inputs[LAYERS]) for i in _living(ref, world) if i.inputs.get(LAYERS, "").isdigit()]
     want = replace(want, gpu_layers=max(layers)) if layers else want
     for taken in (stays, always) if whole else ():
@@ -176,7 +178,6 @@ def residents(
             continue
         spec: ServerSpec | None = declared.spec if declared is not None else None
         need = shared[ref].need if spec is not None else (released(ref, world),)
-        size = size_of(run_as(ref, spec, world), world) if spec is not None else sum(need)
         out.append(
             Resident(
                 ref,
@@ -192,7 +193,7 @@ def residents(
                 loaded=max((i.ready or 0.0 for i in living), default=0.0),
                 idle_timeout=(spec.idle_timeout if spec is not None else 0.0) or math.inf,
                 priority=spec.priority if spec is not None else 0,
-                reload=max((i.loading for i in living), default=0.0) or size / LOAD_RATE,
+                reload=max((i.loading for i in living), default=0.0) or sum(need) / LOAD_RATE,
                 kept=wish.kept,
                 dropped=wish.dropped,
                 **_work(living, gateway, world.now),

@@ -428,9 +428,8 @@ def _model(spec: ServerSpec, world: World) -> Any:
 
 def fitting(spec: ServerSpec, world: World) -> Fit | None:
     """How it fits the memory of this machine; None while that is not known."""
-    if _model(spec, world) is None:
-        return None
-    return judged(shape_known(spec, world), demand(spec, world.found), world.host)
+    shape = shape_known(spec, world)
+    return judged(shape, demand(spec, world.found), world.host) if shape != NONE else None
 
 
 def shape_known(spec: ServerSpec, world: World) -> str:
@@ -438,7 +437,7 @@ def shape_known(spec: ServerSpec, world: World) -> str:
     model = _model(spec, world)
     if model is None:
         return NONE
-    return model.shape or canonical(model.foreseen.get("shape", {}))
+    return model.shape or (canonical(model.foreseen["shape"]) if "shape" in model.foreseen else NONE)
 
 
 def demand(spec: ServerSpec, found: Callable[[Ref], Any]) -> Demand:
@@ -552,7 +551,8 @@ def size_of(spec: ServerSpec, world: World) -> int:
     model = _model(spec, world)
     if model is None:
         return 0
-    need = needed(shape_known(spec, world), demand(spec, world.found))
+    shape = shape_known(spec, world)
+    need = needed(shape, demand(spec, world.found)) if shape != NONE else 0
     return need or int((model.size or int(model.foreseen.get("total", 0))) * ROOM)
 
 
