@@ -135,7 +135,9 @@ async def _install_into(folder: Path, wanted: list[str], what: str, tools: Tools
 
 
 async def brought(ref: Ref, spec: EngineSpec, requirement: str, tools: Tools) -> File:
-    """Have the wheel that is meant in the store. Raises Fault."""
+    """Have the wheel that is meant in the store. Raises Fault. Who pins it does so last: a lock that learns something
+    has what is under way begun anew.
+    """
     from reconciler.sources import pypi
 
     wheel = spec.wheel or File("")
@@ -153,8 +155,6 @@ async def brought(ref: Ref, spec: EngineSpec, requirement: str, tools: Tools) ->
         )
         tools.blobs.take(part, got.sha256, got.blocks)
         tools.fetch.discard(part)
-        facts = tools.ledger.pins().get(spec.pin, {})
-        tools.ledger.pin(spec.pin, {**facts, "name": got.name, "size": got.size, "sha256": got.sha256})
         return File(got.name, got.size, got.sha256)
 
 
@@ -195,6 +195,8 @@ async def install_embedded(ref: Ref, spec: EngineSpec, tools: Tools) -> EngineSp
     await environment(folder, tools, ref)
     await _from_store(folder, wheel, tools)
     await run([str(python(folder)), "-c", "import xllamacpp"], ref)  # the smoke test: it loads on this machine
+    if wheel not in spec.files:
+        tools.ledger.pin(spec.pin, {"name": wheel.name, "size": wheel.size, "sha256": wheel.sha256})
     tools.files.write(folder / MARK, f"{spec.version}\n".encode())
     return spec
 
