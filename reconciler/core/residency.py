@@ -137,7 +137,10 @@ def decide(residents: Iterable[Resident], budget: Amount, now: float) -> dict[Re
     every = tuple(residents)
     out = {r.ref: _first(r, now) for r in every}
     taken = total(r.need for r in every if r.living)
-    gone: set[Ref] = set()
+    relief = _relief(every, out, budget, now)  # first: what it frees, nobody else has to leave for
+    gone = {victim.ref for victim in relief}
+    for victim in relief:
+        out[victim.ref] = Standing(False, "it is let go: servers and other programs have taken more than there is")
     for one in sorted(filter(_asks, every), key=_order(now)):
         if one.start != "always" and (no := _never(one, every, budget)):
             out[one.ref] = replace(out[one.ref], wanted=True, hold=no, never=True)
@@ -150,8 +153,6 @@ def decide(residents: Iterable[Resident], budget: Amount, now: float) -> dict[Re
             verb = "is closed to new requests" if victim.busy else "is let go"
             out[victim.ref] = Standing(False, f"it {verb}: {one.ref} needs the memory")
         out[one.ref] = replace(out[one.ref], wanted=True, hold=_hold(one, every, gone, short))
-    for victim in _relief(every, out, budget, now):
-        out[victim.ref] = Standing(False, "it is let go: servers and other programs have taken more than there is")
     return out
 
 
