@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from benchmarks.measure import ENVIRONMENT, Failed
 from reconciler.app import tools_for
 from reconciler.controller.turn import Wanted, look, wanted_of
@@ -32,7 +30,7 @@ from reconciler.manifest.reading import reading
 from reconciler.store.blobs import token
 from reconciler.store.ledger import Ledger
 from tests.support.engines import wrapper
-from tests.support.processes import children_with_env, free_port, kill9, listeners, wait_until
+from tests.support.processes import Seen, children_with_env, free_port, kill9, listeners, wait_until
 from tests.support.tiny_gguf import tiny_gguf
 
 GATEWAY = Ref("gateway", "main")
@@ -95,7 +93,7 @@ class Crowd:
             for process in self._ours():
                 kill9(process.pid)
 
-    def _ours(self) -> list[psutil.Process]:
+    def _ours(self) -> list[Seen]:
         return children_with_env(ROOT, str(self.layout.root))
 
     def _engine(self, port: int) -> subprocess.Popen[bytes]:

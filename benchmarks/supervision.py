@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -99,7 +100,7 @@ def _returns(rounds: int) -> list[list[str]]:
                 answers = _served if what == "server" else _listens
                 begin = time.perf_counter()
                 kill9(pid)
-                wait_until(lambda answers=answers: answers(stack), 30, f"the {what} is back")  # type: ignore[misc]
+                wait_until(partial(answers, stack), 30, f"the {what} is back")
                 taken.append(time.perf_counter() - begin)
         stack.reconcile("apply")
         stack.controller = _controller_of(stack)

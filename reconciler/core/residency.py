@@ -16,7 +16,7 @@ nobody waits for it; where that is not enough it is said (`pressure`), and nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Literal
@@ -137,23 +137,37 @@ def decide(residents: Iterable[Resident], budget: Amount, now: float) -> dict[Re
     every = tuple(residents)
     out = {r.ref: _first(r, now) for r in every}
     taken = total(r.need for r in every if r.living)
-    relief = _relief(every, out, budget, now)  # first: what it frees, nobody else has to leave for
-    gone = {victim.ref for victim in relief}
-    for victim in relief:
-        out[victim.ref] = Standing(False, "it is let go: servers and other programs have taken more than there is")
+    gone: dict[Ref, str] = {}
+    for victim in _relief(every, out, budget, now):  # first: what it frees, nobody else has to leave for
+        gone[victim.ref] = "it is let go: servers and other programs have taken more than there is"
+    served: list[tuple[Resident, Amount]] = []
     for one in sorted(filter(_asks, every), key=_order(now)):
         if one.start != "always" and (no := _never(one, every, budget)):
             out[one.ref] = replace(out[one.ref], wanted=True, hold=no, never=True)
             continue
         taken = total((taken, one.need))  # what comes later must not count on it, whether there is room now or later
         short = only(excess(taken, budget), one.need)
-        victims = _victims(one, every, gone, short, now)
-        gone |= {v.ref for v in victims}
-        for victim in victims:
+        for victim in _victims(one, every, gone, short, now):
             verb = "is closed to new requests" if victim.busy else "is let go"
-            out[victim.ref] = Standing(False, f"it {verb}: {one.ref} needs the memory")
+            gone[victim.ref] = f"it {verb}: {one.ref} needs the memory"
+        served.append((one, short))
+    for spared in _spared(every, gone, taken, budget, now):
+        del gone[spared]
+    out |= {ref: Standing(False, why) for ref, why in gone.items()}
+    for one, short in served:
         out[one.ref] = replace(out[one.ref], wanted=True, hold=_hold(one, every, gone, short))
     return out
+
+
+def _spared(every: Sequence[Resident], gone: Collection[Ref], taken: Amount, budget: Amount, now: float) -> list[Ref]:
+    """Who of the chosen, the most useful first, can stay after all, since those chosen later free enough without it."""
+    left = less(taken, total(r.need for r in every if r.living and (r.leaving or r.ref in gone)))
+    spared: list[Ref] = []
+    for r in sorted((r for r in every if r.ref in gone), key=lambda r: _worth(r, now), reverse=True):
+        if not any(only(excess(total((left, r.need)), budget), r.need)):
+            left = total((left, r.need))
+            spared.append(r.ref)
+    return spared
 
 
 def _relief(every: Sequence[Resident], out: Mapping[Ref, Standing], budget: Amount, now: float) -> Sequence[Resident]:
@@ -163,7 +177,7 @@ def _relief(every: Sequence[Resident], out: Mapping[Ref, Standing], budget: Amou
     """
     stays = _staying(every, out)
     over = excess(total(r.need for r in stays), budget)
-    idle = (r for r in stays if _may_go(r, set()) and not r.busy and not r.waiting and now - r.loaded > PATIENCE)
+    idle = (r for r in stays if _may_go(r, ()) and not r.busy and not r.waiting and now - r.loaded > PATIENCE)
     return _least(sorted(idle, key=lambda r: _worth(r, now)), over) if any(over) else ()
 
 
@@ -231,7 +245,7 @@ def _order(now: float) -> Callable[[Resident], tuple[bool, bool, int, float, Ref
 
 
 def _victims(
-    one: Resident, every: Sequence[Resident], gone: set[Ref], short: Amount, now: float
+    one: Resident, every: Sequence[Resident], gone: Collection[Ref], short: Amount, now: float
 ) -> tuple[Resident, ...]:
     """Who is let go for it: the least useful first, busy ones only once it waited long, none where all are too few."""
     coming = total(r.need for r in every if r.living and (r.leaving or r.ref in gone))  # that comes by itself
@@ -249,7 +263,7 @@ def _victims(
     return ()
 
 
-def _may_go(r: Resident, gone: set[Ref]) -> bool:
+def _may_go(r: Resident, gone: Collection[Ref]) -> bool:
     return r.living and r.ready and not r.leaving and not r.fixed and r.ref not in gone
 
 
@@ -274,7 +288,7 @@ def _least(order: Sequence[Resident], short: Amount) -> tuple[Resident, ...]:
     return tuple(chosen)
 
 
-def _hold(one: Resident, every: Sequence[Resident], gone: set[Ref], short: Amount) -> str:
+def _hold(one: Resident, every: Sequence[Resident], gone: Collection[Ref], short: Amount) -> str:
     if not any(short):
         return ""
     going = (r for r in every if r.living and (r.leaving or r.ref in gone) and any(only(short, r.need)))

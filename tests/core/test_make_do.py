@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -70,11 +71,11 @@ def world(
     )
 
 
-def running(desired: Mapping[Ref, Declared], less: Settings | None = LESS, **more: object) -> Instance:
+def running(desired: Mapping[Ref, Declared], less: Settings | None = LESS, **more: Any) -> Instance:
     declared = desired[SERVER]
     inputs = {"model": "t", "engine": "e"} | ({REDUCED: told(declared.spec, less)} if less is not None else {})
     made = Instance("n", declared.digest, Life.READY, "127.0.0.1", 5, inputs, ready=900.0)
-    return replace(made, **more)  # type: ignore[arg-type]
+    return replace(made, **more)
 
 
 def planned(now: World) -> Plan:

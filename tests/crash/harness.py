@@ -240,7 +240,7 @@ def judge(stage: Stage, scenario: Scenario, tally: Tally, where: str, interrupte
     surplus = len(running) - scenario.servers - 1
     tally.counts.update(leaks=len(strays), duplicates=max(0, surplus), lost=len(wanted - owned))
     assert not strays, f"{where}: leaked {strays}"
-    assert surplus == 0, f"{where}: {[p.cmdline() for p in running]}"
+    assert surplus == 0, f"{where}: {[p.argv for p in running]}"
     assert {row.identity.pid for row in rows if row.identity} == {p.pid for p in running}, where
     assert owned == wanted, f"{where}: lost {wanted - owned}, kept {owned - wanted}"
     assert interrupted or not unended, f"{where}: still open: {unended}"

@@ -28,7 +28,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +37,8 @@ from urllib.error import HTTPError
 
 import psutil
 import pytest
-from openai import APIConnectionError, APIStatusError, OpenAI, OpenAIError
+from openai import DEFAULT_MAX_RETRIES, APIConnectionError, APIStatusError, OpenAI, OpenAIError
+from openai.types.chat import ChatCompletionUserMessageParam
 
 from reconciler.host.process import NONCE, ROOT, alive, find
 from reconciler.store.ledger import Ledger, ProcessRow
@@ -128,8 +129,8 @@ class Client(threading.Thread):
         super().__init__(name=f"client {number}")
         self.record, self.patient, self.stop_ = record, patient, stop
         self.random = random.Random(SEED * 1000 + number)
-        retries = {} if patient else {"max_retries": 0}
-        self.openai = OpenAI(base_url=f"{stage.url}/v1", api_key="none", timeout=60, **retries)  # type: ignore[arg-type]
+        retries = DEFAULT_MAX_RETRIES if patient else 0
+        self.openai = OpenAI(base_url=f"{stage.url}/v1", api_key="none", timeout=60, max_retries=retries)
 
     def run(self) -> None:
         with self.openai:
@@ -160,12 +161,12 @@ class Client(threading.Thread):
         return Request(model, self.patient, streamed, sent, time.time(), wrong, false, refused, told)
 
     def _words(self, model: str, streamed: bool, count: int) -> str:
-        message = {"role": "user", "content": "hi"}
+        message: ChatCompletionUserMessageParam = {"role": "user", "content": "hi"}
         if not streamed:
-            done = self.openai.chat.completions.create(model=model, max_tokens=count, messages=[message])  # type: ignore[list-item]
+            done = self.openai.chat.completions.create(model=model, max_tokens=count, messages=[message])
             return done.choices[0].message.content or ""
         text = finish = ""
-        chunks = self.openai.chat.completions.create(model=model, max_tokens=count, messages=[message], stream=True)  # type: ignore[list-item]
+        chunks = self.openai.chat.completions.create(model=model, max_tokens=count, messages=[message], stream=True)
         for chunk in chunks:
             text += chunk.choices[0].delta.content or ""
             finish = chunk.choices[0].finish_reason or finish
@@ -338,7 +339,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 
 @pytest.mark.timeout(SECONDS + 240)
-def test_nothing_fails_but_what_was_killed(stage: Stage, record_property: pytest.RecordProperty) -> None:
+def test_nothing_fails_but_what_was_killed(stage: Stage, record_property: Callable[[str, object], None]) -> None:
     record, stop, seen = Record(), threading.Event(), threading.Event()
     clients = [Client(stage, record, number, patient=number % 2 == 0, stop=stop) for number in range(4)]
     witness, chaos = Witness(stage, record, seen), Chaos(stage, record)
@@ -380,8 +381,8 @@ def settled(stage: Stage, record: Record) -> None:
     with Ledger.read(stage.root / "ledger.db") as ledger:
         rows = {row.nonce for row in ledger.processes()}
     found = children_with_env(ROOT, str(stage.root))
-    record.problems += [f"stray at the end: {p.pid} {p.cmdline()}" for p in found if _nonce(p.pid) not in rows]
-    serving = Counter(_nonce(p.pid) for p in found if _leads(p.pid))
+    record.problems += [f"stray at the end: {p.pid} {p.argv}" for p in found if p.environ.get(NONCE) not in rows]
+    serving = Counter(p.environ.get(NONCE, "") for p in found if p.leads)
     record.problems += [f"no process of {nonce}" for nonce in rows - serving.keys()]
 
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from reconciler.store.ledger import Ledger
@@ -226,7 +225,6 @@ def edit(stage: Stage, hub: Hub, run: Run) -> None:
 def contexts(stage: Stage) -> set[str]:
     found = set()
     for process in stage.workloads():
-        with contextlib.suppress(psutil.Error):  # it ended while we looked
-            line = process.cmdline()
-            found |= {line[line.index("--ctx-size") + 1]} if "--ctx-size" in line else set()
+        line = process.argv
+        found |= {line[line.index("--ctx-size") + 1]} if "--ctx-size" in line else set()
     return found

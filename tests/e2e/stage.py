@@ -23,7 +23,7 @@ from reconciler.client import Client, NoController
 from reconciler.host.layout import Layout
 from reconciler.host.process import ABOUT, NONCE, ROOT
 from reconciler.kinds.engine import io as engine_io
-from tests.support.processes import alive, children_with_env, free_port, wait_until
+from tests.support.processes import Seen, alive, children_with_env, free_port, wait_until
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -147,7 +147,7 @@ class Stage:
 
     def server(self, name: str = "chat") -> int:
         """The pid of the one process that serves a model; 0 while it is not exactly one."""
-        found = [p.pid for p in self.workloads() if json.loads(p.environ()[ABOUT])["ref"] == f"server/{name}"]
+        found = [p.pid for p in self.workloads() if json.loads(p.environ[ABOUT])["ref"] == f"server/{name}"]
         return found[0] if len(found) == 1 else 0
 
     def log(self) -> str:
@@ -160,24 +160,24 @@ class Stage:
     def controller(self) -> int:
         return int(json.loads((self.root / "run" / "controller.json").read_text())["pid"])
 
-    def workloads(self) -> list[psutil.Process]:
+    def workloads(self) -> list[Seen]:
         """Every living process that was started for this data root, leaders of their group only."""
-        return [p for p in children_with_env(ROOT, str(self.root)) if _leads(p)]
+        return [p for p in children_with_env(ROOT, str(self.root)) if p.leads]
 
     def servers(self) -> list[int]:
-        return sorted(p.pid for p in self.workloads() if "reconciler.gateway" not in _argv(p))
+        return sorted(p.pid for p in self.workloads() if "reconciler.gateway" not in p.argv)
 
     def gateway(self) -> int:
-        (found,) = [p.pid for p in self.workloads() if "reconciler.gateway" in p.cmdline()]
+        (found,) = [p.pid for p in self.workloads() if "reconciler.gateway" in p.argv]
         return found
 
-    def strays(self) -> list[psutil.Process]:
+    def strays(self) -> list[Seen]:
         """Processes of this data root that its ledger does not know."""
         from reconciler.store.ledger import Ledger
 
         with Ledger.read(self.root / "ledger.db") as ledger:
             known = {row.nonce for row in ledger.processes()}
-        return [p for p in self.workloads() if p.environ().get(NONCE) not in known]
+        return [p for p in self.workloads() if p.environ.get(NONCE) not in known]
 
     def close(self) -> None:
         wait_until(self._kill, 10, "processes that do not die")
@@ -221,18 +221,3 @@ class Stage:
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=10) as response:
             return json.load(response)
-
-
-def _leads(process: psutil.Process) -> bool:
-    """Whether it leads a process group; it may have ended since it was listed."""
-    try:
-        return os.getpgid(process.pid) == process.pid
-    except ProcessLookupError:
-        return False
-
-
-def _argv(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return ["reconciler.gateway"]  # it has ended: no server any more

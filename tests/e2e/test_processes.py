@@ -92,8 +92,8 @@ def test_one_that_ended_between_its_spawn_and_the_record_of_it_is_known_by_its_n
 
 def test_grandchildren_of_a_lost_ledger_are_found_by_their_mark_and_ended(fake: Stage) -> None:
     with_faults(fake, "leaves-the-group,fork-grandchildren")
-    first = next(p for p in fake.workloads() if "fake_engine.py" in " ".join(p.cmdline()))
-    nonce = first.environ()[NONCE]
+    first = next(p for p in fake.workloads() if "fake_engine.py" in " ".join(p.argv))
+    nonce = first.environ[NONCE]
     family = children_with_env(NONCE, nonce)
     assert len(family) == 4
     kill9(fake.controller)

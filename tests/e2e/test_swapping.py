@@ -150,8 +150,8 @@ def test_a_reload_that_changes_nothing_of_a_model_leaves_its_process_alone(fake:
 
 def kill_all_that_watches(stage: Stage) -> None:
     """SIGKILL at one moment to the controller, the keeper and the gateway: only servers are left."""
-    server = next(p for p in stage.workloads() if "reconciler.gateway" not in " ".join(p.cmdline()))
-    watching = [stage.controller, stage.gateway(), server.ppid()]
+    server = next(p for p in stage.workloads() if "reconciler.gateway" not in p.argv)
+    watching = [stage.controller, stage.gateway(), server.parent]
     assert os.getpid() not in watching
     assert 1 not in watching, "there is no keeper"
     for pid in watching:
@@ -174,7 +174,7 @@ def test_what_outlives_a_kill_of_everything_else_is_ended_once_it_is_not_wanted(
     so that nobody has to load it again; but it is known, and goes with its line in the manifest.
     """
     server = orphaned.server()
-    nonce = next(p.environ()[NONCE] for p in orphaned.workloads() if p.pid == server)
+    nonce = next(p.environ[NONCE] for p in orphaned.workloads() if p.pid == server)
     family = {p.pid for p in children_with_env(NONCE, nonce)}
     assert len(family) == 3
     orphaned.write(manifest(orphaned, entry("other", more=LONG)))

@@ -12,7 +12,7 @@ from reconciler.core.plan import Op
 from reconciler.core.state import Found, World
 from reconciler.kinds.engine.rules import EngineState
 from reconciler.kinds.engine.template import Template
-from reconciler.kinds.model.folder import judge_weights
+from reconciler.kinds.model.folder import MOST_HEADER, judge_weights
 from reconciler.kinds.model.rules import ModelState
 from reconciler.kinds.model.spec import Piece
 from reconciler.kinds.registry import KINDS
@@ -63,6 +63,14 @@ def test_a_file_of_it_is_whole_or_named(tmp_path: Path, name: str, data: bytes, 
     with pytest.raises(Fault, match=problem) as caught:
         judge_weights(path, brought, "model")
     assert caught.value.code == "BROKEN_WEIGHTS"
+
+
+def test_settings_that_would_fill_the_memory_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "part"
+    with path.open("wb") as data:
+        data.truncate(MOST_HEADER + 1)
+    with pytest.raises(Fault, match="no model needs so much"):
+        judge_weights(path, Brought("0" * 64, MOST_HEADER + 1, "config.json"), "model")
 
 
 ENGINES = {

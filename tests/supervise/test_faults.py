@@ -104,7 +104,7 @@ gateway: {{port: {self.port}}}
         """What runs for this data root although the ledger does not know its nonce, grandchildren too."""
         known = {row.nonce for row in self.tools.ledger.processes()}
         ours = children_with_env(ROOT, str(self.tools.layout.root))
-        return [json.loads(p.environ()[ABOUT])["ref"] for p in ours if p.environ().get(NONCE) not in known]
+        return [json.loads(p.environ[ABOUT])["ref"] for p in ours if p.environ.get(NONCE) not in known]
 
 
 @pytest.fixture

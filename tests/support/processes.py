@@ -11,7 +11,8 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import psutil
@@ -19,15 +20,27 @@ import psutil
 T = TypeVar("T")
 
 
-def children_with_env(name: str, value: str) -> list[psutil.Process]:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A process as it was at one moment; it may have ended since. `leads`: it is the first of its group."""
+
+    pid: int
+    parent: int
+    leads: bool
+    argv: Sequence[str]
+    environ: Mapping[str, str]
+
+
+def children_with_env(name: str, value: str) -> list[Seen]:
     """Live processes other than this one that were started with NAME=VALUE, whoever their parent is now."""
     found = []
     for process in psutil.process_iter():
-        try:
-            if process.environ().get(name) == value and process.pid != os.getpid() and alive(process.pid):
-                found.append(process)
-        except psutil.Error:
-            continue
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            environ = process.environ()
+            if environ.get(name) == value and process.pid != os.getpid():
+                leads = os.getpgid(process.pid) == process.pid
+                seen = Seen(process.pid, process.ppid(), leads, process.cmdline(), environ)
+                found += [seen] if alive(process.pid) else []
     return found
 
 

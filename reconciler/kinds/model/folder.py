@@ -45,6 +45,8 @@ def _weights(path: Path, size: int) -> str:
 def _text(path: Path, brought: Brought) -> str:
     if not brought.name.endswith(".json"):
         return ""
+    if brought.size > MOST_HEADER:
+        return f"is JSON of {brought.size} bytes: no model needs so much"
     try:
         json.loads(path.read_bytes())
     except (ValueError, RecursionError):

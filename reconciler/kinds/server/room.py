@@ -185,9 +185,7 @@ def residents(
                 _measured(need, living),
                 living=bool(living) or ref in begun,
                 ready=any(i.life is Life.READY for i in living),
-                leaving=bool(living)
-                and ref not in begun
-                and (spec is None or all(i.life is Life.RETIRING for i in living)),
+                leaving=ref not in begun and _leaves(spec, living),
                 waiting=wish.waiting,
                 since=wish.since,
                 loaded=max((i.ready or 0.0 for i in living), default=0.0),

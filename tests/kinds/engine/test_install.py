@@ -20,7 +20,7 @@ from reconciler.kinds.engine.smoke import explained
 from reconciler.kinds.engine.tiny import tiny_model
 from reconciler.supervise.exits import meaning
 from tests.kinds.engine.conftest import ENGINE, Bench, Crash
-from tests.support.processes import children_with_env
+from tests.support.processes import children_with_env, kill9
 from tests.support.releases import UBUNTU, layout, program, tarball, ubuntu, zipped
 
 NAME = UBUNTU.format(tag="b100")
@@ -224,7 +224,7 @@ async def test_the_libraries_of_cuda_come_along(bench: Bench) -> None:
 def end(bench: Bench) -> None:
     """What a crash leaves running is ended, as the next controller does; locks die with their process."""
     for process in children_with_env("RECONCILER_ROOT", str(bench.tools.layout.root)):
-        process.kill()
+        kill9(process.pid)
     for child in bench.tools.processes._children.values():
         child.wait(10)
     bench.tools.processes._children.clear()

@@ -19,7 +19,7 @@ import pytest
 from reconciler.core.diagnostics import Fault
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Action, Phase
-from reconciler.core.state import Declared
+from reconciler.core.state import Declared, Found
 from reconciler.kinds.engine.rules import EngineState
 from reconciler.kinds.engine.spec import MlxEngine
 from reconciler.kinds.model.rules import ModelState
@@ -133,7 +133,9 @@ async def test_a_server_of_it_is_started_and_asked_for_the_one_name_that_it_take
     (row,) = mac.tools.ledger.processes()
     try:
         assert (row.inputs["calls"], row.inputs["http"]) == ("default_model", "/health")
-        (instance,) = kind.observe([ref], {ref: declared}, mac.tools)[ref].state.instances  # type: ignore[union-attr]
+        seen = kind.observe([ref], {ref: declared}, mac.tools)[ref]
+        assert isinstance(seen, Found)
+        (instance,) = seen.state.instances
         assert instance.ready is not None
         url = f"http://127.0.0.1:{row.port}/v1/chat/completions"
         answer = asked(url, "default_model")

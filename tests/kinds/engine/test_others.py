@@ -67,7 +67,7 @@ def test_each_part_of_a_template_is_part_of_what_the_engine_is() -> None:
         CommandEngine(type="command", argv=("s", "{port}"), calls="x"),
         CommandEngine(type="command", argv=("s", "{port}"), env={"A": "b"}),
         CommandEngine(type="command", argv=("s", "{port}"), ready=Ready(http="/x")),
-        CommandEngine(type="command", argv=("s", "{port}"), ready=Ready(timeout="1s")),  # type: ignore[arg-type]
+        CommandEngine(type="command", argv=("s", "{port}"), ready=Ready.model_validate({"timeout": "1s"})),
     ]
     assert len({resolve(section, "/base", "cp311", HOST).digest for section in (one, *others)}) == 6
 
