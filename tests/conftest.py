@@ -1,13 +1,20 @@
-"""The summary of the crash campaigns and of the generated tests.
+"""How tests are generated, and the summary of the crash campaigns and of the generated tests.
 
-It stands here because only this file is read by the process that reports.
+It stands here because only this file is read by the process that reports, and before any test.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from typing import Any
+
+from hypothesis import settings
+
+# The same tests for the same code; what is new is looked for at night.
+settings.register_profile("every day", derandomize=os.environ.get("RECONCILER_NIGHTLY") != "1")
+settings.load_profile("every day")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -288,7 +288,7 @@ def test_pressure_does_not_come_and_go_with_every_page() -> None:
     assert pressed(running("a", 3 * GIB - 3 * GIB // CALM, busy=1), budget=(3 * GIB,), before=True) == ""
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.lists(st.tuples(st.tuples(*[st.integers(0, 4)] * 3), st.sampled_from(["idle", "busy", "always", "asked"]))))
 def test_nobody_is_let_go_who_need_not_be_and_nothing_is_begun_beyond_any_budget(
     given: list[tuple[Amount, str]],
