@@ -19,9 +19,9 @@ from reconciler.gateway.errors import Refusal
 
 
 class ControlServer(web.Server):
-    """`GET /state` and `POST /reload`, both answered with the state."""
+    """`GET /state` and `POST /reload`, both answered with the state. A reload may bring `{"secrets": …}`."""
 
-    def __init__(self, state: Callable[[], dict[str, object]], reload: Callable[[], None]) -> None:
+    def __init__(self, state: Callable[[], dict[str, object]], reload: Callable[[object], None]) -> None:
         super().__init__(self._handle, access_log=None)
         self._state = state
         self._reload = reload
@@ -31,7 +31,12 @@ class ControlServer(web.Server):
             case ("GET", "/state"):
                 pass
             case ("POST", "/reload"):
-                self._reload()
+                body = await request.read()
+                try:
+                    self._reload(json.loads(body) if body else None)
+                except ValueError as error:
+                    refusal = Refusal(400, str(error), code="bad_reload")
+                    return web.Response(status=400, body=refusal.body(), content_type="application/json")
             case _:
                 refusal = Refusal(404, "GET /state and POST /reload are all there is", code="not_found")
                 return web.Response(status=404, body=refusal.body(), content_type="application/json")

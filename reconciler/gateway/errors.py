@@ -1,4 +1,4 @@
-"""Refusals: every way in which the gateway says no, in OpenAI's error shape.
+"""Refusals: every way in which the gateway says no, in the shape of the caller's dialect.
 
 PURE. A refusal says whose fault it is: `invalid_request_error`, `authentication_error` and `permission_error`
 are the client's, `upstream_error` the engine's, `server_error` ours. It never carries a key or request content
@@ -7,8 +7,10 @@ beyond the name of the model or path that was asked for.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from math import ceil
+
+from reconciler.dialects.errors import Error, anthropic_error, openai_error
 
 CLIENT = "invalid_request_error"
 UPSTREAM = "upstream_error"
@@ -19,7 +21,8 @@ class Refusal(Exception):
     """An answer other than the one asked for.
 
     `status` is the HTTP status; `headers` are extra response headers, already legal HTTP;
-    `close` asks that the client's connection is not used again.
+    `close` asks that the client's connection is not used again. `trouble` says what kind of trouble a target is in
+    ("unavailable", "overloaded" or "timeout"), so that another may be asked; empty where asking another is no help.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class Refusal(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
         close: bool = False,
+        trouble: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -41,11 +45,16 @@ class Refusal(Exception):
         self.code = code
         self.headers = dict(headers or {})
         self.close = close
+        self.trouble = trouble
 
-    def body(self) -> bytes:
+    def body(self, dialect: str = "openai", request_id: str = "") -> bytes:
         """The error object as JSON, as an HTTP body or as the data of an event."""
-        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
-        return json.dumps({"error": error}, ensure_ascii=False).encode("utf-8", "replace")
+        error = Error(self.status, self.kind, self.message, self.code, self.param)
+        return anthropic_error(error, request_id) if dialect == "anthropic" else openai_error(error)
+
+    def event(self, dialect: str = "openai") -> bytes:
+        """The event that ends a stream in the middle."""
+        return (b"event: error\n" if dialect == "anthropic" else b"") + b"data: %b\n\n" % self.body(dialect)
 
 
 def model_not_found(name: str, nearest: str | None, available: list[str], more: int) -> Refusal:
@@ -59,23 +68,57 @@ def model_not_found(name: str, nearest: str | None, available: list[str], more: 
     return Refusal(404, text, param="model", code="model_not_found")
 
 
+def wrong_task(name: str, task: str) -> Refusal:
+    """400 for a model that does not make text."""
+    text = f"The model '{name}' is for {task}; it does not generate text"
+    return Refusal(400, text, param="model", code="wrong_task")
+
+
+def not_allowed(name: str, key: str) -> Refusal:
+    """403 for a model that the client's key may not ask for."""
+    text = f"The key '{key}' may not ask for '{name}'"
+    return Refusal(403, text, kind="permission_error", param="model", code="model_not_allowed")
+
+
+def too_many_requests(what: str, seconds: float) -> Refusal:
+    """429 for a key that has used up what it may; `seconds` until it may ask again."""
+    headers = {"Retry-After": str(max(1, ceil(seconds)))}
+    return Refusal(429, what, kind="rate_limit_error", code="rate_limit_exceeded", headers=headers)
+
+
+def cannot_do(name: str, what: str) -> Refusal:
+    """400 for something that a target does not offer."""
+    return Refusal(400, f"{name} does not offer {what}", param="model", code="not_offered")
+
+
+def field_refused(field: str, message: str) -> Refusal:
+    """400 that names a field which cannot be said to the target."""
+    return Refusal(400, message, param=field, code="unsupported_field")
+
+
+def provider_down(name: str, reason: str) -> Refusal:
+    """503 for a provider that cannot be asked as things are."""
+    text = f"The provider '{name}' cannot be asked: {reason}"
+    return _down(503, text, "unavailable", "provider_unavailable", retry_after="5")
+
+
 def model_not_ready(name: str, reason: str) -> Refusal:
     """503 for a model that is declared but not yet served."""
     text = f"The model '{name}' is not ready: {reason or 'it is being started'}"
-    return Refusal(503, text, kind=UPSTREAM, param="model", code="model_not_ready", headers={"Retry-After": "2"})
+    return _down(503, text, "unavailable", "model_not_ready", param="model", retry_after="2")
 
 
 def model_not_loaded(name: str, why: str, retry_after: float) -> Refusal:
     """503 for a model that loads on demand and did not; `retry_after` in seconds."""
-    headers = {"Retry-After": str(max(1, round(retry_after)))}
+    after = str(max(1, round(retry_after)))
     text = f"The model '{name}' could not be loaded: {why}"
-    return Refusal(503, text, kind=UPSTREAM, param="model", code="model_not_loaded", headers=headers)
+    return _down(503, text, "unavailable", "model_not_loaded", param="model", retry_after=after)
 
 
 def too_many_waiting(name: str, most: int) -> Refusal:
     """503 when `most` clients wait for a model to be loaded already."""
     text = f"{most} requests wait for the model '{name}' to be loaded; try again later"
-    return Refusal(503, text, kind=UPSTREAM, param="model", code="queue_full", headers={"Retry-After": "10"})
+    return _down(503, text, "overloaded", "queue_full", param="model", retry_after="10")
 
 
 def no_such_path(path: str, prefix: str) -> Refusal:
@@ -99,14 +142,34 @@ def body_too_large(limit: int) -> Refusal:
 def target_restarting(target: str) -> Refusal:
     """503: nothing listens at the target's address, or it no longer takes our key: it is being replaced."""
     text = f"{target} is being restarted; try again in a moment"
-    return Refusal(503, text, kind=UPSTREAM, code="upstream_restarting", headers={"Retry-After": "1"})
+    return _down(503, text, "unavailable", "upstream_restarting", retry_after="1")
+
+
+def target_unreachable(target: str, why: str) -> Refusal:
+    """502: no connection to somebody elsewhere."""
+    text = f"{target} cannot be reached: {why}"
+    return _down(502, text, "unavailable", "upstream_unreachable")
+
+
+def target_refused_key(target: str, status: int) -> Refusal:
+    """502: somebody elsewhere refuses the gateway's key. The client's own key is not what is wrong."""
+    text = f"{target} refused the key that the gateway has for it ({status})"
+    return _down(502, text, "unavailable", "upstream_refused_key")
 
 
 def target_broke(target: str, why: str) -> Refusal:
     """502: the engine ended the connection, or spoke nonsense."""
-    return Refusal(502, f"{target} broke off: {why}", kind=UPSTREAM, code="upstream_broken")
+    return _down(502, f"{target} broke off: {why}", "unavailable", "upstream_broken")
 
 
 def target_silent(target: str, seconds: float) -> Refusal:
     """504: the engine sent nothing for `seconds`."""
-    return Refusal(504, f"{target} sent nothing for {seconds:g} seconds", kind=UPSTREAM, code="upstream_timeout")
+    return _down(504, f"{target} sent nothing for {seconds:g} seconds", "timeout", "upstream_timeout")
+
+
+def _down(
+    status: int, message: str, trouble: str, code: str, *, param: str | None = None, retry_after: str = ""
+) -> Refusal:
+    """What is wrong with a target; `retry_after` in seconds, as the header says it."""
+    headers = {"Retry-After": retry_after} if retry_after else {}
+    return Refusal(status, message, kind=UPSTREAM, param=param, code=code, headers=headers, trouble=trouble)

@@ -124,23 +124,24 @@ def check_origin(values: Sequence[str], trusted: Trust) -> None:
     raise Refusal(403, "Web pages of this Origin may not call this API", kind="permission_error", code="foreign_origin")
 
 
-def check_key(keys: Sequence[ApiKey], authorization: Sequence[str], x_api_key: Sequence[str]) -> None:
-    """A known key, as `Authorization: Bearer` or `x-api-key`, unless none is needed; raises `Refusal` 401.
+def check_key(keys: Sequence[ApiKey], authorization: Sequence[str], x_api_key: Sequence[str]) -> ApiKey | None:
+    """The client's key, from `Authorization: Bearer` or `x-api-key`; None where none is needed. Raises `Refusal` 401.
 
     All given keys are compared with all known ones, in constant time and without an early exit, so the time
     taken says nothing about which of them is right. A repeated header is refused: two readers may pick
     different ones.
     """
     if not keys:
-        return
+        return None
     given = [*_bearers(authorization), *x_api_key]
-    known = False
+    known: ApiKey | None = None
     for secret in given:
         digest = hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
         for key in keys:
-            known |= hmac.compare_digest(digest, key.digest)
-    if known and len(authorization) <= 1 and len(x_api_key) <= 1:
-        return
+            if hmac.compare_digest(digest, key.digest):
+                known = key
+    if known is not None and len(authorization) <= 1 and len(x_api_key) <= 1:
+        return known
     missing = not authorization and not x_api_key
     message = "An API key is needed: send Authorization: Bearer KEY" if missing else "This API key is not known here"
     headers = {"WWW-Authenticate": "Bearer"}

@@ -1,15 +1,60 @@
-"""The routes in force: read at start, replaced whole when the file changes, kept when the new ones are bad."""
+"""The routes in force: read at start, replaced whole when the file changes, kept when the new ones are bad.
+
+Beside them the secrets of providers, which the controller hands over: they are in memory only, never in a file.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from reconciler.gateway import guards
 from reconciler.gateway.guards import Trust
 from reconciler.gateway.log import log
-from reconciler.gateway.routes import Routes, load
+from reconciler.gateway.routes import Base, Routes, Target, load
 
 Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secrets:
+    """What a provider is asked with: keys that take turns, headers, and the proxy where its URL holds a password."""
+
+    keys: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    proxy: str = ""
+
+    def applied(self, target: Target) -> Target:
+        """The target with these headers, through this proxy."""
+        if self.headers:
+            target = replace(target, headers=(*target.headers, *self.headers))
+        if self.proxy:
+            speaks = {d: Base(replace(base.peer, proxy=self.proxy), base.path) for d, base in target.speaks.items()}
+            target = replace(target, speaks=speaks)
+        return target
+
+
+def read_secrets(raw: object) -> dict[str, Secrets]:
+    """By provider; raises ValueError, which never quotes one."""
+    if not isinstance(raw, dict):
+        raise ValueError("secrets: expected an object")
+    return {str(name): _secrets(name, one) for name, one in raw.items()}
+
+
+def _secrets(name: object, raw: object) -> Secrets:
+    if not isinstance(raw, dict):
+        raise ValueError(f"secrets.{name}: expected an object")
+    keys, headers, proxy = raw.get("keys") or [], raw.get("headers") or {}, raw.get("proxy") or ""
+    if not isinstance(keys, list) or not isinstance(headers, dict) or not isinstance(proxy, str):
+        raise ValueError(f"secrets.{name}: expected keys, headers and proxy")
+    texts = [*keys, *headers, *headers.values()]
+    if not all(isinstance(text, str) and text.isprintable() and text.isascii() for text in texts):
+        raise ValueError(f"secrets.{name}: only printable ASCII can be sent")
+    return Secrets(tuple(keys), tuple(headers.items()), proxy)
 
 
 class LiveRoutes:
@@ -18,8 +63,11 @@ class LiveRoutes:
     The constructor raises ValueError or OSError when there is nothing to start from.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, salt: str = "") -> None:
         self._path = path
+        self._salt = salt
+        self.secrets: Mapping[str, Secrets] = {}
+        self.secrets_digest = ""
         self._stamp = self._look()
         self.error: str | None = None
         self.routes: Routes
@@ -30,6 +78,12 @@ class LiveRoutes:
         """Read the file again if it has been touched since the last time."""
         if self._look() != self._stamp:
             self.reload()
+
+    def take(self, raw: Any) -> None:
+        """Ask providers with these secrets from now on; raises ValueError and keeps the old ones where they are bad."""
+        self.secrets = read_secrets(raw)
+        told = json.dumps(raw, sort_keys=True, separators=(",", ":"))
+        self.secrets_digest = hashlib.sha256(f"{self._salt}{told}".encode()).hexdigest()
 
     def reload(self) -> None:
         """Read the file again."""

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from reconciler.gateway.errors import Refusal
+from reconciler.gateway.routes import Rewrite
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -37,12 +38,47 @@ def parse(body: bytes) -> dict[str, Any]:
     return document
 
 
-def renamed(document: dict[str, Any], name: str) -> bytes:
-    """The same request for a model of another name; raises `Refusal` 400 for a number that JSON cannot say."""
+def rewritten(document: dict[str, Any], rewrite: Rewrite, name: str | None) -> dict[str, Any]:
+    """The same request for a model of another name (None: of the same), with what is to be changed in it."""
+    if not rewrite and (name is None or name == document["model"]):
+        return document
+    out = {key: value for key, value in document.items() if key not in rewrite.strip}
+    out = {**rewrite.default, **out, **rewrite.set}
+    return {**out, "model": document["model"] if name is None else name}
+
+
+def encoded(document: dict[str, Any]) -> bytes:
+    """As a body; raises `Refusal` 400 for a number that JSON cannot say."""
     try:
-        return json.dumps({**document, "model": name}, allow_nan=False).encode()  # ASCII: lone surrogates stay
+        return json.dumps(document, allow_nan=False).encode()  # ASCII: lone surrogates stay
     except ValueError:
         raise Refusal(400, "The request holds a number that is out of range", code="invalid_json") from None
+
+
+# A gateway that asks whom its client names gives its keys away. Ours never does; it also says so.
+_ADDRESSES = frozenset(("api_base", "base_url", "api_url", "baseurl", "apibase", "litellm_params", "azure_endpoint"))
+# Here people write what they want: text, and the schemas of tools.
+_CONTENT = frozenset(
+    (
+        "messages", "input", "prompt", "tools", "functions", "system", "response_format", "text", "output_config",
+        "documents",
+    )
+)  # fmt: skip
+
+
+def refuse_addresses(document: dict[str, Any]) -> None:
+    """Raise `Refusal` 400 where a client says, at any depth beside its content, whom to ask."""
+    left: list[tuple[str, Any]] = [(key, value) for key, value in document.items() if key not in _CONTENT]
+    while left:
+        where, value = left.pop()
+        name = where.rpartition(".")[2]
+        if name.lower().replace("-", "_") in _ADDRESSES:
+            where = where[:200]
+            raise Refusal(400, f"A request cannot say whom to ask: {where}", param=where, code="address_refused")
+        if isinstance(value, dict):
+            left += [(f"{where}.{key}", each) for key, each in value.items()]
+        elif isinstance(value, list):
+            left += [(f"{where}.{at}", each) for at, each in enumerate(value) if isinstance(each, dict | list)]
 
 
 def _may_repeat_model(body: bytes) -> bool:

@@ -1,34 +1,33 @@
-"""Pool: the connections to all engines, and which of them are kept.
+"""Pool: the connections to all engines and providers, and which of them are kept.
 
-It opens, keeps and cuts connections; what is said on them is `upstream.Connection`'s business.
+It keeps and cuts connections; `dial` opens them, and what is said on them is `upstream.Connection`'s business.
 """
 
 from __future__ import annotations
 
 import asyncio
 
+from reconciler.gateway.dial import Unreachable, dial
+from reconciler.gateway.routes import Peer
 from reconciler.gateway.upstream import Connection
 
 IDLE_SECONDS = 2.0
+AWAY_IDLE_SECONDS = 30.0  # elsewhere a connection is dear, and costs nobody a thread
 IDLE_LIMIT = 64
 STARVED_SECONDS = 0.02
-
-Address = tuple[str, int]
-
-
-class Unreachable(Exception):
-    """No connection could be made within the given time."""
+MOST_LANES = 256
 
 
 class Lane:
-    """The connections to one address. `waiting` holds those without a first byte, the longest waiting first.
+    """The connections to one peer. `waiting` holds those without a first byte, the longest waiting first.
 
     llama-server gives every open connection a thread, idle or not, and in a burst of new connections it starts too few
     (seen with 24 at once: some were not read from until idle ones timed out after 5 s). So while someone has waited
-    for `STARVED_SECONDS`, idle connections are cut, which sets their threads free.
+    for `STARVED_SECONDS`, an engine's idle connections are cut, which sets their threads free.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, engine: bool) -> None:
+        self._engine = engine
         self.open: set[Connection] = set()
         self.waiting: dict[Connection, float] = {}
         self._idle: list[Connection] = []
@@ -51,7 +50,7 @@ class Lane:
             return
         connection.idle_since = now
         self._idle.append(connection)
-        if self.waiting and self._relief is None:
+        if self._engine and self.waiting and self._relief is None:
             self._relief = self._loop.call_later(STARVED_SECONDS, self._relieve)
 
     def forget(self, connection: Connection) -> None:
@@ -65,7 +64,8 @@ class Lane:
         """Let overdue waits fail and old idle connections go."""
         for connection in list(self.open):
             connection.tick(now)
-        while self._idle and now - self._idle[0].idle_since > IDLE_SECONDS:
+        longest = IDLE_SECONDS if self._engine else AWAY_IDLE_SECONDS
+        while self._idle and now - self._idle[0].idle_since > longest:
             self._idle.pop(0).close()
 
     def close(self) -> None:
@@ -76,6 +76,8 @@ class Lane:
             connection.close()
 
     def _starving(self, now: float) -> bool:
+        if not self._engine:
+            return False
         longest = next(iter(self.waiting.values()), now)
         return now - longest > STARVED_SECONDS
 
@@ -91,33 +93,34 @@ class Lane:
 
 
 class Pool:
-    """The connections to all engines, lane by lane. A lane is never removed: there are at most as many as ports."""
+    """The connections to all engines and providers, lane by lane."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._lanes: dict[Address, Lane] = {}
+        self._lanes: dict[Peer, Lane] = {}
 
-    async def take(self, address: Address, connect_seconds: float, *, fresh: bool = False) -> Connection:
+    async def take(self, peer: Peer, connect_seconds: float, *, fresh: bool = False) -> Connection:
         """An idle connection, or a new one (always a new one when `fresh`); raises `Unreachable`."""
-        lane = self._lanes.get(address)
+        lane = self._lanes.get(peer)
         if lane is None:
-            lane = self._lanes[address] = Lane(self._loop)
+            lane = self._lanes[peer] = Lane(self._loop, peer.engine)
         elif not fresh and (kept := lane.take()) is not None:
             return kept
         made = Connection(self._loop, lane)
         try:
             async with asyncio.timeout(connect_seconds):
-                await self._loop.create_connection(lambda: made, address[0], address[1])
+                await dial(self._loop, peer, made)
         except TimeoutError:
+            made.close()
             raise Unreachable(f"no connection within {connect_seconds:g} s") from None
-        except OSError as error:
-            raise Unreachable(error.strerror or type(error).__name__) from None
         return made
 
     def tick(self, now: float) -> None:
         """Once or more a second, in loop time: let overdue waits fail and old idle connections go."""
         for lane in self._lanes.values():
             lane.tick(now)
+        if len(self._lanes) > MOST_LANES:
+            self._lanes = {peer: lane for peer, lane in self._lanes.items() if lane.open}
 
     def close(self) -> None:
         """Cut everything."""

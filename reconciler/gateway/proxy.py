@@ -1,65 +1,96 @@
-"""Proxy: one request goes to one engine, and the engine's answer comes back as it is made.
+"""Proxy: one request goes to one target, and the target's answer comes back as it is made.
 
-Bytes pass through: the body is forwarded as it was handed over, and each piece of the response is written as soon as
-it has been read; only a gathered answer is put together first. A client that goes away (cancellation) cuts the
-engine's connection at once. A stream that breaks ends with an error event, any other body with a cut connection;
-neither ever looks complete.
+Bytes pass through where both sides speak one dialect: the body is forwarded as it was handed over, and each piece of
+the response is written as soon as it has been read. Where they do not, a bridge translates, piece by piece too; only a
+gathered answer is put together first. A client that goes away (cancellation) cuts the target's connection at once. A
+stream that breaks ends with an error event, any other body with a cut connection; neither ever looks complete.
+
+Nothing is written before the target has answered with success: what it says else is raised, so that another can be
+asked.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from reconciler.dialects.bridge import Bridge
 from reconciler.gateway import errors
+from reconciler.gateway.dial import Unreachable
 from reconciler.gateway.errors import Refusal
 from reconciler.gateway.gather import Gathering
 from reconciler.gateway.log import log
-from reconciler.gateway.pool import Pool, Unreachable
-from reconciler.gateway.reply import JSON, Reply
-from reconciler.gateway.routes import Limits, Routes, Target
+from reconciler.gateway.pool import Pool
+from reconciler.gateway.reply import EVENTS, JSON, Reply
+from reconciler.gateway.routes import Base, Target
 from reconciler.gateway.upstream import Broken, Connection, Stalled
 
 HELD_LIMIT = 64 * 1024
+WHOLE_LIMIT = 256 << 20  # bytes of an answer that has to be held to be translated
+ERROR_LIMIT = 1 << 20  # bytes of an error that are read
 _PASSED = frozenset(
-    (b"content-type", b"content-encoding", b"cache-control", b"retry-after", b"retry-after-ms", b"x-should-retry")
-)
-_PASSED_PREFIX = b"x-ratelimit-"
+    (
+        b"content-type", b"content-encoding", b"cache-control", b"retry-after", b"retry-after-ms", b"x-should-retry",
+        b"openai-processing-ms", b"openai-version", b"request-id",
+    )
+)  # fmt: skip
+_PASSED_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-")
 
 
 class Call(NamedTuple):
-    """What goes to the engine. `content_type` and `accept` are the client's, and empty where it sent none."""
+    """What goes to a target. `headers` are ready lines, what the client sends along; `key` is shown to the target.
+
+    `gather`: the client wants a whole answer, and the target is asked for a stream. `told` are ready lines for the
+    client's answer. `early`: nobody else could be asked, so a stream begins as soon as the target says 200.
+    """
 
     target: Target
+    base: Base
     path: str
-    content_type: str
-    accept: str
+    headers: bytes
     body: bytes
-    gather: bool = False  # the client wants a whole answer; the engine is asked for a stream
+    key: str | None
+    dialect: str = "openai"
+    gather: bool = False
+    bridge: Bridge | None = None
+    told: bytes = b""
+    early: bool = True
+
+
+class Failure(Exception):
+    """The target's answer is an error: its whole body, in its own dialect, and ready header lines."""
+
+    def __init__(self, status: int, headers: bytes, body: bytes, retry_after: float | None) -> None:
+        super().__init__(f"it answered {status}")
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.retry_after = retry_after
 
 
 class Proxy:
-    """Carries calls to engines. By target id it counts those under way, and knows when the last ended (Unix time)."""
+    """Carries calls to targets. By target id it counts those under way, and knows when the last ended (Unix time)."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.inflight: dict[str, int] = {}
         self.used: dict[str, float] = {}
 
-    def last_used(self, routes: Routes) -> dict[str, float]:
+    def last_used(self, targets: Iterable[Target]) -> dict[str, float]:
         """When a call of each target last ended; targets that are no more are forgotten."""
-        known = {model.target.id for model in routes.models.values() if model.target is not None} | self.inflight.keys()
+        known = {target.id for target in targets} | self.inflight.keys()
         self.used = {ident: at for ident, at in self.used.items() if ident in known}
         return self.used
 
-    async def carry(self, call: Call, limits: Limits, reply: Reply) -> None:
-        """Answer `reply` from the engine; raises `Refusal` while nothing has been written yet."""
+    async def carry(self, call: Call, reply: Reply) -> None:
+        """Answer `reply` from the target; raises `Refusal` or `Failure` while nothing has been written yet."""
         ident = call.target.id
         self.inflight[ident] = self.inflight.get(ident, 0) + 1
         try:
-            connection = await self._open(call, limits)
+            connection = await self._open(call)
             try:
-                await _relay(connection, call, limits, reply)
+                await _relay(connection, call, reply)
             finally:
                 connection.lane.give(connection)
         finally:
@@ -70,19 +101,21 @@ class Proxy:
             else:
                 del self.inflight[ident]
 
-    async def _open(self, call: Call, limits: Limits) -> Connection:
+    async def _open(self, call: Call) -> Connection:
         """Send the request and wait for the head of the response, with one retry.
 
         Only a connection that was kept from an earlier exchange is retried, and only when it ended without a byte:
-        then the engine closed it while idle, and the request was never looked at.
+        then the other side closed it while idle, and the request was never looked at.
         """
-        target, head = call.target, _request_head(call)
+        target, limits, head = call.target, call.target.limits, _request_head(call)
         fresh = False
         while True:
             try:
-                connection = await self._pool.take((target.host, target.port), limits.connect_seconds, fresh=fresh)
+                connection = await self._pool.take(call.base.peer, limits.connect_seconds, fresh=fresh)
             except Unreachable as error:
                 log("warning", "upstream-unreachable", target=target.label, reason=error)
+                if target.provider:
+                    raise errors.target_unreachable(target.label, str(error)) from None
                 raise errors.target_restarting(target.label) from None
             try:
                 connection.send(head, call.body)
@@ -104,66 +137,154 @@ class Proxy:
             return connection
 
 
-async def _relay(connection: Connection, call: Call, limits: Limits, reply: Reply) -> None:
+class _Answer(NamedTuple):
+    """What the head of a response says: lines for the client, the body's length where it is known, and its kind."""
+
+    headers: bytes
+    length: bytes | None
+    is_events: bool
+    encoded: bool
+
+
+async def _relay(connection: Connection, call: Call, reply: Reply) -> None:
     target = call.target
-    if connection.status == 401:
+    if connection.status == 401 and not target.provider:
         # The engine does not know the gateway's key: it is another process than the routes say. Not the client's fault.
         log("warning", "upstream-refused-key", target=target.label)
         raise errors.target_restarting(target.label)
-    headers, length, is_events = _response_headers(connection, target)
-    if call.gather and is_events:
-        await _relay_gathered(connection, target, limits, reply)
+    answer = _answer(connection, call)
+    if connection.status >= 300:
+        raise await _failure(connection, call, answer)
+    if call.bridge is not None and answer.encoded:
+        raise errors.target_broke(target.label, "its answer is compressed, which was not asked for")
+    if call.bridge is not None and answer.is_events:
+        await _relay_translated(connection, call, call.bridge, answer, reply)
         return
-    if reply.opened and not is_events:  # an answer that is no stream, in one that was opened for it
-        reply.whole(connection.status, headers, await _all(connection, target, limits))
+    if call.bridge is not None:
+        status, body = call.bridge.whole(connection.status, await _all(connection, call, WHOLE_LIMIT))
+        if status >= 400:
+            raise Failure(status, call.told, body, None)
+        reply.whole(status, JSON + call.told, body)
+        return
+    if call.gather and answer.is_events:
+        await _relay_gathered(connection, call, reply)
+        return
+    if reply.opened and not answer.is_events:  # an answer that is no stream, in one that was opened for it
+        reply.whole(connection.status, answer.headers, await _all(connection, call, WHOLE_LIMIT))
         return
     if connection.complete and not reply.opened:
-        reply.whole(connection.status, headers, await connection.read(0))
+        reply.whole(connection.status, answer.headers, await connection.read(0))
         return
     try:
-        if is_events and length is None:
-            await _relay_events(connection, target, headers, limits, reply)
+        if answer.is_events and answer.length is None:
+            await _relay_events(connection, call, answer, reply)
         else:
-            await _relay_body(connection, headers, length, limits, reply)
+            await _relay_body(connection, call, answer, reply)
     except (Broken, Stalled) as error:
         log("warning", "upstream-cut", target=target.label, reason=error)
         reply.abort()
 
 
-async def _all(connection: Connection, target: Target, limits: Limits) -> bytes:
-    """The body to its end; raises `Refusal` where it breaks off."""
-    pieces = []
+async def _failure(connection: Connection, call: Call, answer: _Answer) -> Exception:
+    """What is to be raised for an answer that is no success."""
+    if connection.status < 400:
+        log("warning", "upstream-redirects", target=call.target.label, status=connection.status)
+        return errors.target_broke(call.target.label, f"it redirects ({connection.status}), which is not followed")
+    body = await _all(connection, call, ERROR_LIMIT)
+    headers = dict(connection.headers)
+    return Failure(connection.status, answer.headers, body, _retry_after(headers))
+
+
+def _retry_after(headers: dict[bytes, bytes]) -> float | None:
+    """Seconds that it asks to be left alone for; dates are not understood."""
+    for name, unit in ((b"retry-after-ms", 1000.0), (b"retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) / unit
+        except (KeyError, ValueError):
+            continue
+        if 0 <= seconds < float("inf"):
+            return seconds
+    return None
+
+
+async def _all(connection: Connection, call: Call, most: int) -> bytes:
+    """The body to its end; raises `Refusal` where it breaks off or is too large."""
+    pieces, size, label = [], 0, call.target.label
     try:
-        while data := await connection.read(limits.idle_seconds):
+        while data := await connection.read(call.target.limits.idle_seconds):
             pieces.append(data)
-    except (Broken, Stalled) as error:
-        log("warning", "upstream-broken", target=target.label, reason=error)
-        raise errors.target_broke(target.label, str(error)) from None
+            size += len(data)
+            if size > most:
+                raise errors.target_broke(label, f"its answer is larger than {most} bytes")
+    except Stalled:
+        raise errors.target_silent(label, call.target.limits.idle_seconds) from None
+    except Broken as error:
+        log("warning", "upstream-broken", target=label, reason=error)
+        raise errors.target_broke(label, str(error)) from None
     return b"".join(pieces)
 
 
-async def _relay_gathered(connection: Connection, target: Target, limits: Limits, reply: Reply) -> None:
+async def _relay_gathered(connection: Connection, call: Call, reply: Reply) -> None:
     """Nothing is written before the answer is whole, so that a break can still be told by a status."""
-    gathering = Gathering()
+    gathering, label, seconds = Gathering(), call.target.label, call.target.limits.idle_seconds
     try:
-        while data := await connection.read(limits.idle_seconds):
+        while data := await connection.read(seconds):
             gathering.feed(data)
         if not gathering.complete:
             raise Broken("the stream ended without its end")
     except Stalled:
-        raise errors.target_silent(target.label, limits.idle_seconds) from None
+        raise errors.target_silent(label, seconds) from None
     except (Broken, ValueError) as error:
-        log("warning", "upstream-broken", target=target.label, reason=error)
-        raise errors.target_broke(target.label, str(error)) from None
+        log("warning", "upstream-broken", target=label, reason=error)
+        raise errors.target_broke(label, str(error)) from None
     status, body = gathering.result()
-    reply.whole(status, JSON + b"x-reconciler-target: %b\r\n" % target.label.encode(), body)
+    if status >= 400:
+        raise Failure(status, JSON + call.told, body, None)
+    reply.whole(status, JSON + call.told, body)
 
 
-async def _relay_body(
-    connection: Connection, headers: bytes, length: bytes | None, limits: Limits, reply: Reply
-) -> None:
-    seconds = limits.idle_seconds
-    reply.begin(connection.status, headers, length, b"")
+async def _relay_translated(connection: Connection, call: Call, bridge: Bridge, answer: _Answer, reply: Reply) -> None:
+    """What the bridge makes of each piece; nothing is written before it has something to say."""
+    label, seconds = call.target.label, call.target.limits.idle_seconds
+    begun = False
+
+    def say(data: bytes) -> None:
+        nonlocal begun
+        if bridge.failed is not None and not begun:
+            raise Failure(bridge.failed[0], JSON + call.told, bridge.failed[1], None)
+        if not data:
+            return
+        if begun:
+            reply.write(data)
+        else:
+            begun = True
+            reply.begin(200, EVENTS + call.told, None, data)
+
+    try:
+        while data := await connection.read(seconds):
+            say(bridge.feed(data))
+            if reply.congested:
+                await reply.drain(seconds)
+        say(bridge.end())
+    except (Broken, Stalled) as error:
+        refusal = (
+            errors.target_silent(label, seconds)
+            if isinstance(error, Stalled)
+            else errors.target_broke(label, f"{error} in the middle of the stream")
+        )
+        if not begun:
+            raise refusal from None
+        log("warning", "stream-broken", reason=refusal.message)
+        reply.keep_alive = False
+        reply.write(bridge.broke(refusal.status, refusal.message))
+    if not begun:
+        raise errors.target_broke(label, "its stream said nothing")
+    reply.end()
+
+
+async def _relay_body(connection: Connection, call: Call, answer: _Answer, reply: Reply) -> None:
+    seconds = call.target.limits.idle_seconds
+    reply.begin(connection.status, answer.headers, answer.length, b"")
     while data := await connection.read(seconds):
         reply.write(data)
         if reply.congested:
@@ -171,16 +292,19 @@ async def _relay_body(
     reply.end()
 
 
-async def _relay_events(connection: Connection, target: Target, headers: bytes, limits: Limits, reply: Reply) -> None:
+async def _relay_events(connection: Connection, call: Call, answer: _Answer, reply: Reply) -> None:
     """Whole lines are passed on at once; the beginning of a line waits for its end.
 
-    So there is always a clean place for an error event: a line that was cut in the middle is dropped.
+    So there is always a clean place for an error event: a line that was cut in the middle is dropped. Where somebody
+    else could still be asked, the head waits for the first piece, too.
     """
-    seconds = limits.idle_seconds
-    reply.begin(connection.status, headers, None, b"")
+    label, seconds = call.target.label, call.target.limits.idle_seconds
+    first = b"" if call.early else await _first_events(connection, call)
+    reply.begin(connection.status, answer.headers, None, b"")
     held = b""
     try:
-        while data := await connection.read(seconds):
+        data = first
+        while data or (data := await connection.read(seconds)):
             if held:
                 data = held + data
             cut = data.rfind(b"\n") + 1
@@ -189,47 +313,63 @@ async def _relay_events(connection: Connection, target: Target, headers: bytes, 
             else:
                 held, data = data[cut:], data[:cut]
             reply.write(data)
+            data = b""
             if reply.congested:
                 await reply.drain(seconds)
     except Broken as error:
-        _end_with_error(reply, errors.target_broke(target.label, f"{error} in the middle of the stream"))
+        _end_with_error(reply, call, errors.target_broke(label, f"{error} in the middle of the stream"))
     except Stalled:
-        _end_with_error(reply, errors.target_silent(target.label, seconds))
+        _end_with_error(reply, call, errors.target_silent(label, seconds))
     else:
         reply.write(held)
         reply.end()
 
 
-def _end_with_error(reply: Reply, refusal: Refusal) -> None:
+async def _first_events(connection: Connection, call: Call) -> bytes:
+    """The first piece of a stream; raises `Refusal` where none comes, and `Failure` where it is an error."""
+    label, seconds = call.target.label, call.target.limits.first_byte_seconds
+    try:
+        data = await connection.read(seconds)
+    except Stalled:
+        raise errors.target_silent(label, seconds) from None
+    except Broken as error:
+        raise errors.target_broke(label, str(error)) from None
+    if not data:
+        raise errors.target_broke(label, "its stream said nothing")
+    start = data[:512].lstrip()
+    if start.startswith((b"event: error", b'data: {"error"', b'data:{"error"')):
+        said = next((line[5:].strip() for line in data.splitlines() if line.startswith(b"data:")), b"")
+        raise Failure(502, JSON + call.told, said, None)
+    return data
+
+
+def _end_with_error(reply: Reply, call: Call, refusal: Refusal) -> None:
     """An event that closes whatever event was open, carries the error, and is the last: no [DONE] follows."""
     log("warning", "stream-broken", reason=refusal.message)
     reply.keep_alive = False
-    reply.write(b"\ndata: " + refusal.body() + b"\n\n")
+    reply.write(b"\n" + refusal.event(call.dialect))
     reply.end()
 
 
 def _request_head(call: Call) -> bytes:
-    target = call.target
-    host = f"[{target.host}]" if ":" in target.host else target.host
-    accept = f"Accept: {call.accept}\r\n" if call.accept else ""
-    key = f"Authorization: Bearer {target.key}\r\n" if target.key else ""
-    head = (
-        f"POST {call.path} HTTP/1.1\r\nHost: {host}:{target.port}\r\n{key}{accept}"
-        f"Content-Type: {call.content_type or 'application/json'}\r\nContent-Length: {len(call.body)}\r\n\r\n"
-    )
-    return head.encode("utf-8", "surrogateescape")
+    target, peer = call.target, call.base.peer
+    lines = [f"POST {call.base.path}{call.path} HTTP/1.1", f"Host: {peer.authority}"]
+    if call.key and target.auth != "none":
+        lines.append(f"Authorization: Bearer {call.key}" if target.auth == "bearer" else f"{target.auth}: {call.key}")
+    lines += [f"{name}: {value}" for name, value in target.headers]
+    head = "\r\n".join(lines).encode("utf-8", "surrogateescape")
+    return b"%b\r\n%bContent-Length: %d\r\n\r\n" % (head, call.headers, len(call.body))
 
 
-def _response_headers(connection: Connection, target: Target) -> tuple[bytes, bytes | None, bool]:
-    """Header lines for the client, the body's length where the engine gave one, whether it is an event stream."""
-    lines = [b"x-reconciler-target: %b\r\n" % target.label.encode()]
-    length = None
-    is_events = False
+def _answer(connection: Connection, call: Call) -> _Answer:
+    lines, length, is_events, encoded = [call.told], None, False, False
     for name, value in connection.headers:
-        if name in _PASSED or name.startswith(_PASSED_PREFIX):
+        if name in _PASSED or name.startswith(_PASSED_PREFIXES):
             lines.append(b"%b: %b\r\n" % (name, value))
             if name == b"content-type":
                 is_events = value.lower().startswith(b"text/event-stream")
+            elif name == b"content-encoding":
+                encoded = value.strip().lower() != b"identity"
         elif name == b"content-length":
             length = value
-    return b"".join(lines), length, is_events
+    return _Answer(b"".join(lines), length, is_events, encoded)

@@ -37,8 +37,10 @@ class Reply:
         "_transport",
         "_version11",
         "_writer",
+        "dialect",
         "keep_alive",
         "opened",
+        "request_id",
         "started",
     )
 
@@ -49,6 +51,8 @@ class Reply:
         self._version11 = request.version >= HttpVersion11
         self._head_only = request.method == "HEAD"
         self._fixed = b"x-request-id: %b\r\n" % request_id.encode()
+        self.request_id = request_id
+        self.dialect = "openai"
         self._chunked = False
         self.keep_alive = keep_alive and request.keep_alive
         self.started = False
@@ -65,7 +69,8 @@ class Reply:
         """Head and body in one write; in a stream that was opened before there was an answer, its one event."""
         if self.opened:
             self.keep_alive = False
-            self.write(b"data: %b\n\n" % body.replace(b"\n", b" "))
+            name = b"event: error\n" if self.dialect == "anthropic" and status >= 400 else b""
+            self.write(b"%bdata: %b\n\n" % (name, body.replace(b"\n", b" ")))
             self.end()
             return
         head = self._head(status, headers, b"Content-Length: %d\r\n" % len(body))
@@ -76,7 +81,7 @@ class Reply:
         if refusal.close:
             self.keep_alive = False
         lines = "".join(f"{name}: {value}\r\n" for name, value in refusal.headers.items())
-        self.whole(refusal.status, JSON + lines.encode(), refusal.body())
+        self.whole(refusal.status, JSON + lines.encode(), refusal.body(self.dialect, self.request_id))
 
     def begin(self, status: int, headers: bytes, length: bytes | None, first: bytes) -> None:
         """Head, and `first` as the first piece of the body. `length` is the body's length where it is known.

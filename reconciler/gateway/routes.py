@@ -1,24 +1,29 @@
-"""Routes: what the controller wrote down, checked once, and the answer to "who serves this model?".
+"""Routes: what the controller wrote down, checked once.
 
-PURE: bytes in, frozen values out. It reads no file and knows no clock.
+PURE: bytes in, frozen values out. It reads no file and knows no clock. Who serves a name is `match`'s business.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
+from urllib.parse import urlsplit
 
-from reconciler.gateway import errors
+from reconciler.dialects.quirks import LOCAL, PLAIN, Quirks
 
-FORMAT = 1
-NAMES_LISTED = 10
+FORMAT = 2
 _HEX256 = re.compile(r"[0-9a-fA-F]{64}")
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 _ASCII = re.compile(r"[\x21-\x7e]+")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_LINE = re.compile(r"[\t\x20-\x7e]*")
+_PORTS = {"http": 80, "https": 443}
+DIALECTS = ("openai", "anthropic")
+AUTHS = ("bearer", "x-api-key", "api-key", "none")
+TROUBLES = ("unavailable", "overloaded", "timeout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +39,63 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """One engine process. `id` changes with each process; `label` is the part of it that people know.
+class Peer:
+    """Whom a connection leads to: an `engine` of this machine, or somebody elsewhere, maybe through a `proxy` (a URL).
 
-    `model` is what requests must call its model; None for a llama-server, which does not mind.
+    `private`: it may lie at a private or loopback address.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    engine: bool = False
+    private: bool = False
+    proxy: str = ""
+
+    @property
+    def authority(self) -> str:
+        """As the Host header says it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """Where an API is: `path` stands before the path of each operation."""
+
+    peer: Peer
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """What is changed in each request: fields that are `set`, those given where there is none, those taken out."""
+
+    set: Mapping[str, Any] = field(default_factory=dict)
+    default: Mapping[str, Any] = field(default_factory=dict)
+    strip: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.set or self.default or self.strip)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Who can answer: an engine process, or a provider. `id` changes with each process; `label` is what people know.
+
+    `speaks` leads from a dialect to where it is spoken. `key` is the session key of an engine; a provider's keys are
+    not in the routes. `model` is what requests must call its model; None for a llama-server, which does not mind.
     """
 
     id: str
-    host: str
-    port: int
-    key: str | None
+    speaks: Mapping[str, Base]
+    key: str | None = None
     model: str | None = None
+    auth: str = "bearer"
+    headers: tuple[tuple[str, str], ...] = ()
+    quirks: Quirks = PLAIN
+    provider: str = ""
+    limits: Limits = Limits()
 
     @property
     def label(self) -> str:
@@ -66,14 +117,55 @@ class Model:
     target: Target | None
     reason: str
     on_demand: bool = False
+    rewrite: Rewrite = Rewrite()
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """An AI service elsewhere. One that is `open` is asked for any model; `reason` says why it cannot be asked."""
+
+    name: str
+    target: Target
+    models: tuple[str, ...]
+    open: bool
+    reason: str
+    rewrite: Rewrite = Rewrite()
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One target of a route by name. `weight` is None where targets are tried in order."""
+
+    to: str
+    weight: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A further name. `on` says which troubles of one target have the next one tried."""
+
+    name: str
+    targets: tuple[Share, ...]
+    on: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most `count` in `seconds`."""
+
+    count: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key that clients may use, known only by its sha256."""
+    """A key that clients may use, known only by its sha256. `allow` is None where it may ask for every model."""
 
     name: str
     digest: bytes
+    allow: frozenset[str] | None = None
+    rate: Rate | None = None
+    tokens: Rate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +178,18 @@ class Routes:
     port: int
     prefix: str
     trusted_hosts: tuple[str, ...]
+    origins: tuple[str, ...]
     api_keys: tuple[ApiKey, ...]
     limits: Limits
     models: Mapping[str, Model]
     names: Mapping[str, Model]
+    providers: Mapping[str, Provider]
+    routes: Mapping[str, Route]
 
-
-def match(routes: Routes, name: str) -> Model:
-    """The model that `name` stands for; raises `Refusal` 404 with the nearest names."""
-    model = routes.names.get(name)
-    if model is not None:
-        return model
-    known = sorted(routes.names)
-    nearest = difflib.get_close_matches(name[:200], known, n=1, cutoff=0.5)
-    listed = known[:NAMES_LISTED]
-    raise errors.model_not_found(name[:200], nearest[0] if nearest else None, listed, len(known) - len(listed))
+    def targets(self) -> list[Target]:
+        """Everyone who can be asked now."""
+        local = [m.target for m in self.models.values() if m.target is not None]
+        return [*local, *(p.target for p in self.providers.values())]
 
 
 def load(data: bytes) -> Routes:
@@ -113,7 +202,8 @@ def load(data: bytes) -> Routes:
     if top.raw.get("format") != FORMAT:
         raise ValueError(f"routes.json: format is {top.raw.get('format')!r}, this gateway reads format {FORMAT}")
     listen = top.part("listen")
-    models = {name: _model(name, part) for name, part in top.parts("models")}
+    limits = _limits(top.some("limits"), Limits())
+    models = {name: _model(name, part, limits) for name, part in top.parts("models")}
     return Routes(
         serial=top.integer("serial"),
         digest=top.text("digest"),
@@ -121,15 +211,34 @@ def load(data: bytes) -> Routes:
         port=listen.integer("port", most=65535),
         prefix=_prefix(top.text("prefix", "/v1")),
         trusted_hosts=top.texts("trusted_hosts"),
+        origins=top.some("cors").texts("origins"),
         api_keys=tuple(_api_key(part) for part in top.items("api_keys")),
-        limits=_limits(top.part("limits") if "limits" in top.raw else _Part("limits", {})),
+        limits=limits,
         models=models,
         names=_names(top.part("names"), models),
+        providers={name: _provider(name, part, limits) for name, part in top.some("providers").every()},
+        routes={name: _route(name, part) for name, part in top.some("routes").every()},
     )
 
 
-def _model(name: str, part: _Part) -> Model:
-    target = None if part.raw.get("target") is None else _target(part.part("target"))
+def base_of(url: str, where: str, private: bool, proxy: str = "") -> Base:
+    """Where a URL leads; raises ValueError that names `where`, never what stands before an @."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"{where}: it is not a URL") from None
+    host = parts.hostname or ""
+    if parts.scheme not in _PORTS or not host or not _ASCII.fullmatch(url):
+        raise ValueError(f"{where}: expected http://HOST… or https://HOST…")
+    if parts.username is not None or parts.password is not None or parts.fragment or parts.query:
+        raise ValueError(f"{where}: no user, query or fragment is allowed in it")
+    peer = Peer(parts.scheme, host, port or _PORTS[parts.scheme], private=private, proxy=proxy)
+    return Base(peer, parts.path.rstrip("/"))
+
+
+def _model(name: str, part: _Part, limits: Limits) -> Model:
+    target = None if part.raw.get("target") is None else _target(part.part("target"), limits)
     return Model(
         name=name,
         owned_by=part.text("owned_by", "reconciler"),
@@ -139,30 +248,102 @@ def _model(name: str, part: _Part) -> Model:
         target=target,
         reason=part.text("reason", "") if part.raw.get("reason") is not None else "",
         on_demand=part.raw.get("on_demand") is True,
+        rewrite=_rewrite(part.some("request")),
     )
 
 
-def _target(part: _Part) -> Target:
+def _target(part: _Part, limits: Limits) -> Target:
     key = None if part.raw.get("key") is None else part.text("key")
     host, ident = part.text("host"), part.text("id")
     # These three become parts of an HTTP head, so they must not be able to end a line.
-    for field, value in (("key", key), ("host", host), ("id", ident)):
+    for name, value in (("key", key), ("host", host), ("id", ident)):
         if value is not None and not _ASCII.fullmatch(value):
-            raise ValueError(f"{part.where}.{field}: only printable ASCII without spaces is allowed")
+            raise ValueError(f"{part.where}.{name}: only printable ASCII without spaces is allowed")
     calls = None if part.raw.get("model") is None else part.text("model")
-    return Target(id=ident, host=host, port=part.integer("port", least=1, most=65535), key=key, model=calls)
+    base = Base(Peer("http", host, part.integer("port", least=1, most=65535), engine=True, private=True), "/v1")
+    # A llama-server speaks every dialect itself; another engine is only known to speak OpenAI's.
+    spoken = ("openai",) if calls is not None else ("openai", "anthropic", "responses")
+    return Target(ident, dict.fromkeys(spoken, base), key, calls, quirks=LOCAL, limits=limits)
+
+
+def _provider(name: str, part: _Part, limits: Limits) -> Provider:
+    private, proxy = part.raw.get("private") is True, part.text("proxy", "") if part.raw.get("proxy") else ""
+    spoken = part.part("speaks")
+    if not spoken.raw or not set(spoken.raw) <= {*DIALECTS, "responses"}:
+        raise ValueError(f"{spoken.where}: expected addresses for some of {', '.join(DIALECTS)}")
+    speaks = {d: base_of(spoken.text(d), f"{spoken.where}.{d}", private, proxy) for d in spoken.raw}
+    headers = part.some("headers")
+    target = Target(
+        id=f"provider/{name}",
+        speaks=speaks,
+        auth=_one_of(part, "auth", AUTHS),
+        headers=tuple(_header(headers, key, headers.text(key)) for key in headers.raw),
+        quirks=_quirks(part.some("quirks")),
+        provider=name,
+        limits=_limits(part.some("timeouts"), limits),
+    )
+    rewrite = _rewrite(part.some("request"))
+    return Provider(name, target, part.texts("models"), part.raw.get("open") is True, part.text("reason", ""), rewrite)
+
+
+def _header(part: _Part, name: str, value: str) -> tuple[str, str]:
+    if not _TOKEN.fullmatch(name) or not _LINE.fullmatch(value):
+        raise ValueError(f"{part.where}.{name[:40]!r}: it is no HTTP header")
+    return name, value
+
+
+def _quirks(part: _Part) -> Quirks:
+    if unknown := sorted(set(part.raw) - {each.name for each in fields(Quirks)}):
+        raise ValueError(f"{part.where}: {unknown[0]!r} is not known")
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in part.raw.items()
+    }
+    for name, value in given.items():
+        if type(value) is not type(getattr(PLAIN, name)):
+            raise ValueError(f"{part.where}.{name}: expected {type(getattr(PLAIN, name)).__name__}")
+    return replace(PLAIN, **given)
+
+
+def _route(name: str, part: _Part) -> Route:
+    shares = []
+    for item in part.items("targets"):
+        weight = None if item.raw.get("weight") is None else item.integer("weight", least=1)
+        shares.append(Share(item.text("to"), weight))
+    on = part.texts("on")
+    if not shares or not set(on) <= set(TROUBLES):
+        raise ValueError(f"{part.where}: expected targets, and for `on` some of {', '.join(TROUBLES)}")
+    return Route(name, tuple(shares), on)
+
+
+def _rewrite(part: _Part) -> Rewrite:
+    return Rewrite(part.some("set").raw, part.some("default").raw, part.texts("strip"))
+
+
+def _one_of(part: _Part, name: str, allowed: tuple[str, ...]) -> str:
+    value = part.text(name)
+    if value not in allowed:
+        raise ValueError(f"{part.where}.{name}: expected one of {', '.join(allowed)}")
+    return value
 
 
 def _api_key(part: _Part) -> ApiKey:
     digest = part.text("sha256")
     if not _HEX256.fullmatch(digest):
         raise ValueError(f"{part.where}.sha256: expected 64 hex digits")
-    return ApiKey(name=part.text("name"), digest=bytes.fromhex(digest))
+    allow = None if part.raw.get("allow") is None else frozenset(part.texts("allow"))
+    return ApiKey(part.text("name"), bytes.fromhex(digest), allow, _rate(part, "rate"), _rate(part, "tokens"))
 
 
-def _limits(part: _Part) -> Limits:
-    known = [field.name for field in fields(Limits)]
-    return Limits(**{name: part.number(name) for name in known if name in part.raw})
+def _rate(part: _Part, name: str) -> Rate | None:
+    if part.raw.get(name) is None:
+        return None
+    inner = part.part(name)
+    return Rate(inner.integer("count", least=1), inner.number("seconds"))
+
+
+def _limits(part: _Part, default: Limits) -> Limits:
+    known = [each.name for each in fields(Limits)]
+    return replace(default, **{name: part.number(name) for name in known if name in part.raw})
 
 
 def _names(part: _Part, models: Mapping[str, Model]) -> Mapping[str, Model]:
@@ -191,9 +372,16 @@ class _Part:
     def part(self, name: str) -> _Part:
         return _Part(f"{self.where}.{name}", self.raw.get(name))
 
+    def some(self, name: str) -> _Part:
+        """The object of that name, or an empty one."""
+        return self.part(name) if self.raw.get(name) is not None else _Part(f"{self.where}.{name}", {})
+
     def parts(self, name: str) -> list[tuple[str, _Part]]:
-        inner = self.part(name)
-        return [(key, inner.part(key)) for key in inner.raw]
+        return self.part(name).every()
+
+    def every(self) -> list[tuple[str, _Part]]:
+        """Each of its objects by name."""
+        return [(key, self.part(key)) for key in self.raw]
 
     def items(self, name: str) -> list[_Part]:
         return [_Part(f"{self.where}.{name}[{i}]", item) for i, item in enumerate(self._list(name))]

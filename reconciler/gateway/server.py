@@ -16,6 +16,7 @@ from pathlib import Path
 
 from reconciler import __version__
 from reconciler.gateway.control import ControlServer, ControlSocket
+from reconciler.gateway.exchange import Exchange
 from reconciler.gateway.listener import Listener
 from reconciler.gateway.live import LiveRoutes
 from reconciler.gateway.loader import Loader
@@ -39,11 +40,11 @@ async def serve(routes_path: Path, socket_path: Path, controller: Path | None, d
     `controller` is the socket of who loads models on demand.
     """
     loop = asyncio.get_running_loop()
-    live = _first_routes(routes_path)
+    live = _first_routes(routes_path, os.environ.get("RECONCILER_NONCE", ""))
     pool = Pool(loop)
     proxy = Proxy(pool)
     loader = Loader(controller)
-    listener = Listener(Surface(live, proxy, loader).answer, lambda: live.routes.limits)
+    listener = Listener(Surface(live, Exchange(live, proxy, loader)).answer, lambda: live.routes.limits)
     public = await _bind_public(listener, live)
     host, port = public.sockets[0].getsockname()[:2]
     started = round(time.time(), 3)
@@ -55,14 +56,20 @@ async def serve(routes_path: Path, socket_path: Path, controller: Path | None, d
             "digest": live.routes.digest,
             "serial": live.routes.serial,
             "error": live.error,
+            "secrets": live.secrets_digest,
             "inflight": dict(proxy.inflight),
-            "used": proxy.last_used(live.routes),
+            "used": proxy.last_used(live.routes.targets()),
             "waiting": loader.waiting(),
             "listen": {"host": host, "port": port},
             "started": started,
         }
 
-    control = ControlServer(state, live.reload)
+    def reload(told: object) -> None:
+        if isinstance(told, dict) and "secrets" in told:
+            live.take(told["secrets"])
+        live.reload()
+
+    control = ControlServer(state, reload)
     try:
         control_socket = ControlSocket(socket_path)
     except OSError as error:
@@ -94,9 +101,9 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _first_routes(path: Path) -> LiveRoutes:
+def _first_routes(path: Path, salt: str) -> LiveRoutes:
     try:
-        return LiveRoutes(path)
+        return LiveRoutes(path, salt)
     except OSError as error:
         raise CannotStart(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:

@@ -7,46 +7,46 @@ that is under way.
 from __future__ import annotations
 
 import json
+import time
 from urllib.parse import unquote
 
 from aiohttp import web
 
 from reconciler import __version__
-from reconciler.gateway import errors, gather, guards, payload
+from reconciler.gateway import errors, guards, payload
 from reconciler.gateway.errors import Refusal
+from reconciler.gateway.exchange import Asked, Exchange
 from reconciler.gateway.listener import read_body
 from reconciler.gateway.live import LiveRoutes
-from reconciler.gateway.loader import Loader
-from reconciler.gateway.proxy import Call, Proxy
+from reconciler.gateway.match import offered, unknown
+from reconciler.gateway.operations import OPERATIONS, Operation
+from reconciler.gateway.quota import Quota
 from reconciler.gateway.reply import JSON, Reply
-from reconciler.gateway.routes import Limits, Model, Routes, match
+from reconciler.gateway.routes import ApiKey, Routes
 
-LOADS = 8  # times that a request has its model loaded
-SAY_EVERY = 5.0  # seconds between two comments in a stream that waits for its model
 _READ = ("GET", "HEAD")
 _WRITE = ("POST",)
-_FORWARDED = {
-    "/chat/completions": "/v1/chat/completions",
-    "/completions": "/v1/completions",
-    "/embeddings": "/v1/embeddings",
-}
-_GENERATION = frozenset(("/chat/completions", "/completions"))
-_NOT_GENERATIVE = frozenset(("embedding", "rerank"))
+# What a client says about itself, and a target that speaks its dialect may need to know. Never a key.
+_ALONG = ("accept", "anthropic-version", "anthropic-beta", "openai-beta")
 
 
 class Surface:
     """Answers requests."""
 
-    def __init__(self, live: LiveRoutes, proxy: Proxy, loader: Loader) -> None:
+    def __init__(self, live: LiveRoutes, exchange: Exchange) -> None:
         self._live = live
-        self._proxy = proxy
-        self._loader = loader
+        self._exchange = exchange
+        self._quota = Quota()
 
     async def answer(self, request: web.BaseRequest, reply: Reply) -> None:
         """Write the response to `reply`, or raise `Refusal`."""
         routes = self._live.routes
         headers = request.headers
         path = guards.check_target(request.raw_path)
+        inner = path[len(routes.prefix) :] if path.startswith(routes.prefix + "/") else ""
+        operation = OPERATIONS.get(inner)
+        if "anthropic-version" in headers or (operation is not None and operation.dialect == "anthropic"):
+            reply.dialect = "anthropic"
         guards.check_host(headers.getall("Host", ()), self._live.trust)
         guards.check_origin(headers.getall("Origin", ()), self._live.trust)
         if "Upgrade" in headers and headers["Upgrade"].lower() != "h2c":  # h2c is an offer that may be ignored
@@ -54,75 +54,63 @@ class Surface:
         if path in ("/", "/health") and request.method in _READ:
             _json(reply, _front(routes) if path == "/" else _health(routes))
             return
-        guards.check_key(routes.api_keys, headers.getall("Authorization", ()), headers.getall("x-api-key", ()))
-        inner = path[len(routes.prefix) :] if path.startswith(routes.prefix + "/") else ""
-        if inner in _FORWARDED:
+        key = guards.check_key(routes.api_keys, headers.getall("Authorization", ()), headers.getall("x-api-key", ()))
+        if operation is not None:
             _allow(request, _WRITE)
-            await self._forward(request, routes, inner, reply)
+            self._spend(key)
+            await self._carry(request, operation, routes, key, reply)
         elif inner == "/models":
             _allow(request, _READ)
-            _json(reply, {"object": "list", "data": [_entry(name, model) for name, model in routes.names.items()]})
+            _json(reply, {"object": "list", "data": [_entry(routes, name) for name in offered(routes, key)]})
         elif inner.startswith("/models/"):
             _allow(request, _READ)
             name = unquote(inner.removeprefix("/models/"))
-            _json(reply, _entry(name, match(routes, name)))
+            if name not in (known := offered(routes, key)):
+                raise unknown(name, known)
+            _json(reply, _entry(routes, name))
         elif path in ("/", "/health"):
             _allow(request, _READ)
         else:
             raise errors.no_such_path(path, routes.prefix)
 
-    async def _forward(self, request: web.BaseRequest, routes: Routes, inner: str, reply: Reply) -> None:
+    def _spend(self, key: ApiKey | None) -> None:
+        """Count one request of the key; raises `Refusal` 429 where it has used up what it may."""
+        if key is None:
+            return
+        now = time.monotonic()
+        for what, rate in (("tokens", key.tokens), ("requests", key.rate)):
+            if rate is None:
+                continue
+            bucket = self._quota.bucket(key.name, what, rate, now)
+            if (seconds := bucket.wait(now)) > 0:
+                text = f"The key '{key.name}' has used up its {rate.count} {what} in {rate.seconds:g} s"
+                raise errors.too_many_requests(text, seconds)
+            if what == "requests":
+                bucket.use(1, now)
+
+    async def _carry(
+        self, request: web.BaseRequest, operation: Operation, routes: Routes, key: ApiKey | None, reply: Reply
+    ) -> None:
         headers = request.headers
         encoding = headers.get("Content-Encoding")
         if encoding is not None and encoding.lower() != "identity":
             raise Refusal(415, "Send the body without Content-Encoding", code="unsupported_encoding")
         body = await read_body(request, routes.limits)
         document = payload.parse(body)
-        name = document["model"]
-        # A long upload may outlive the routes that it began under.
-        routes = self._live.routes
-        model = match(routes, name)
-        if inner in _GENERATION and model.task in _NOT_GENERATIVE:
-            raise Refusal(
-                400,
-                f"The model '{name}' is for {model.task}; it does not generate text",
-                param="model",
-                code="wrong_task",
-            )
-        for _ in range(LOADS):  # one that was loaded may have been let go again before we came to ask it
-            if model.target is not None or not model.on_demand:
-                break
-            await self._load(model.name, routes.limits, reply if document.get("stream") is True else None)
-            routes = self._live.routes
-            model = match(routes, name)
-        if model.target is None:
-            raise errors.model_not_ready(name, model.reason)
-        streamed = None
-        if (calls := model.target.model) is None:
-            streamed = gather.as_stream(inner, document, body)
-        elif calls != name:
-            body = payload.renamed(document, calls)
-        call = Call(
-            target=model.target,
-            path=_FORWARDED[inner],
-            content_type=headers.get("Content-Type", ""),
-            accept=headers.get("Accept", ""),
-            body=body if streamed is None else streamed,
-            gather=streamed is not None,
+        payload.refuse_addresses(document)
+        lines = [f"content-type: {headers.get('Content-Type') or 'application/json'}"]
+        lines += [f"{name}: {headers[name]}" for name in _ALONG if name in headers]
+        asked = Asked(
+            operation=operation,
+            name=document["model"],
+            document=document,
+            body=body,
+            headers="".join(f"{line}\r\n" for line in lines).encode("utf-8", "surrogateescape"),
+            query=request.raw_path.partition("?")[2],
+            key=key,
+            request_id=reply.request_id,
         )
-        await self._proxy.carry(call, routes.limits, reply)
-
-    async def _load(self, name: str, limits: Limits, stream: Reply | None) -> None:
-        """Return once the routes lead to the model; a `stream` is told now and then that it is being loaded.
-
-        Raises `Refusal` where it cannot be loaded, or not in time.
-        """
-        async with self._loader.load(name, limits.first_byte_seconds) as loading:
-            waited = 0.0
-            while not await loading.ended(SAY_EVERY):
-                waited += SAY_EVERY
-                if stream is not None:
-                    stream.say(b"loading %b, %d s" % (name.encode(), waited))
+        await self._exchange.carry(asked, reply)
 
 
 def _allow(request: web.BaseRequest, methods: tuple[str, ...]) -> None:
@@ -143,7 +131,10 @@ def _health(routes: Routes) -> dict[str, object]:
     return {"status": "ok", "version": __version__, "models": {"ready": ready, "total": len(routes.models)}}
 
 
-def _entry(name: str, model: Model) -> dict[str, object]:
+def _entry(routes: Routes, name: str) -> dict[str, object]:
+    model = routes.names.get(name)
+    if model is None:
+        return _elsewhere(routes, name)
     return {
         "id": name,
         "object": "model",
@@ -152,3 +143,10 @@ def _entry(name: str, model: Model) -> dict[str, object]:
         "ready": model.target is not None,
         "context_length": model.context,
     }
+
+
+def _elsewhere(routes: Routes, name: str) -> dict[str, object]:
+    """A route, or a provider's model."""
+    owner = "reconciler" if name in routes.routes else name.partition("/")[0]
+    provider = routes.providers.get(owner)
+    return {"id": name, "object": "model", "created": 0, "owned_by": owner, "ready": not (provider and provider.reason)}

@@ -45,6 +45,20 @@ def model(target: dict[str, Any] | None, *, task: str = "chat", reason: str | No
     }
 
 
+def provider(base: str, models: list[str] | None = None, **changes: Any) -> dict[str, Any]:
+    """One that speaks OpenAI's dialect at `base`, or what `speaks` says."""
+    told = {"speaks": {"openai": base}, "auth": "bearer", "models": models or [], "private": True}
+    return told | changes
+
+
+def route(
+    *targets: str | tuple[str, int], on: tuple[str, ...] = ("unavailable", "overloaded", "timeout")
+) -> dict[str, Any]:
+    """Targets in order, or each with its weight."""
+    shares = [(t, None) if isinstance(t, str) else t for t in targets]
+    return {"targets": [{"to": to, "weight": weight} for to, weight in shares], "on": list(on)}
+
+
 class Gateway:
     """One gateway process. `write` replaces routes.json as the controller does; `use` also has it read at once."""
 
@@ -66,7 +80,7 @@ class Gateway:
         self.serial += 1
         models = models or {}
         document = {
-            "format": 1,
+            "format": 2,
             "serial": self.serial,
             "digest": hashlib.sha256(str(self.serial).encode()).hexdigest(),
             "listen": {"host": "127.0.0.1", "port": self.port},
@@ -85,9 +99,11 @@ class Gateway:
         new.write_bytes(data)
         new.replace(self.routes_path)
 
-    def use(self, models: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    def use(
+        self, models: dict[str, Any] | None = None, secrets: dict[str, Any] | None = None, **changes: Any
+    ) -> dict[str, Any]:
         self.write(self.routes(models, **changes))
-        state = self.reload()
+        state = self.reload({name: {} for name in changes.get("providers", ())} if secrets is None else secrets)
         assert state["error"] is None
         assert state["serial"] == self.serial
         return state
@@ -117,14 +133,17 @@ class Gateway:
     def state(self) -> dict[str, Any]:
         return self._control("GET", "/state")
 
-    def reload(self) -> dict[str, Any]:
-        return self._control("POST", "/reload")
+    def reload(self, secrets: dict[str, Any] | None = None) -> dict[str, Any]:
+        return self._control("POST", "/reload", b"" if secrets is None else json.dumps({"secrets": secrets}).encode())
 
-    def _control(self, method: str, path: str) -> dict[str, Any]:
+    def _control(self, method: str, path: str, body: bytes = b"") -> dict[str, Any]:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(5)
             sock.connect(str(self.socket_path))
-            sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n".encode())
+            head = (
+                f"{method} {path} HTTP/1.1\r\nHost: gateway\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            )
+            sock.sendall(head.encode() + body)
             answer = b"".join(iter(lambda: sock.recv(65536), b""))
         result: dict[str, Any] = json.loads(answer.partition(b"\r\n\r\n")[2])
         return result

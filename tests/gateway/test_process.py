@@ -35,6 +35,7 @@ def test_state_and_control_socket(make_gateway: MakeGateway) -> None:
         "digest": first["digest"],
         "serial": first["serial"],
         "error": None,
+        "secrets": "",
         "inflight": {},
         "used": {},
         "waiting": {},
@@ -81,8 +82,8 @@ def test_a_killed_gateway_leaves_nothing_in_the_way(make_gateway: MakeGateway) -
     [
         (None, "cannot read"),
         (b"{", "not JSON"),
-        (b'{"format": 2}', "format is 2"),
-        (b'{"format": 1}', "listen: expected an object"),
+        (b'{"format": 1}', "format is 1"),
+        (b'{"format": 2}', "listen: expected an object"),
     ],
 )
 def test_bad_routes_at_start(make_gateway: MakeGateway, data: bytes | None, message: str) -> None:

@@ -311,7 +311,7 @@ async def test_a_silent_stream_ends_with_an_error_event(gateway: Gateway) -> Non
         gateway.use({"chat": model(target(upstream.port))}, limits={"idle_seconds": 0.3})
         got = await post(gateway)
         assert got.content.startswith(event("a"))
-        assert b'"code": "upstream_timeout"' in got.content
+        assert b'"code":"upstream_timeout"' in got.content
         await asyncio.wait_for(upstream.closed.wait(), 2)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from reconciler.gateway.errors import Refusal
-from reconciler.gateway.routes import Limits, load, match
+from reconciler.gateway.match import match
+from reconciler.gateway.routes import Limits, Model, Peer, Routes, load
 from tests.gateway.harness import Gateway, model, target
 
 
@@ -16,13 +17,20 @@ def document(**changes: Any) -> dict[str, Any]:
     return Gateway(Path("unused")).routes(models) | changes
 
 
+def found(routes: Routes, name: str) -> Model:
+    (one,) = match(routes, name, lambda: 0.0).candidates
+    assert one.model is not None
+    return one.model
+
+
 def test_a_whole_file_is_read() -> None:
     routes = load(json.dumps(document(names={"chat": "chat", "default": "chat"}, limits={"body": 5})).encode())
     assert routes.limits == Limits(body=5)
-    assert match(routes, "default") is routes.models["chat"]
-    chat = match(routes, "chat").target
+    assert found(routes, "default") is routes.models["chat"]
+    chat = found(routes, "chat").target
     assert chat is not None
-    assert (chat.label, chat.id, chat.port) == ("server/chat", "server/chat#ab12", 34567)
+    assert (chat.label, chat.id) == ("server/chat", "server/chat#ab12")
+    assert chat.speaks["openai"].peer == Peer("http", "127.0.0.1", 34567, engine=True, private=True)
     assert chat.model is None
     soon = routes.models["soon"]
     assert (soon.target, soon.reason) == (None, "downloading 40 %")
@@ -31,7 +39,7 @@ def test_a_whole_file_is_read() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "format is 2"),
+        ({"format": 1}, "format is 1"),
         ({"listen": {"host": "127.0.0.1", "port": 70000}}, "listen.port"),
         ({"listen": None}, "listen: expected an object"),
         ({"prefix": "/v 1"}, "prefix"),
@@ -68,7 +76,7 @@ def test_an_unknown_name_gets_the_nearest_and_at_most_ten() -> None:
     names = {f"model-{i:02}": "chat" for i in range(30)} | {"chat": "chat"}
     routes = load(json.dumps(document(names=names)).encode())
     with pytest.raises(Refusal) as caught:
-        match(routes, "chta")
+        found(routes, "chta")
     assert caught.value.status == 404
     assert "Did you mean 'chat'?" in caught.value.message
     assert caught.value.message.count("model-") == 9

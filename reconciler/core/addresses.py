@@ -1,0 +1,2 @@
+def forbidden(address: str, private: bool) -> str:
+    return ""

@@ -1,0 +1,250 @@
+"""Exchange: one request of a client, from its name for a model to an answer of somebody who serves it.
+
+Those who may answer are asked one after the other, until one does; nothing has been written to the client before that.
+Who lately failed is asked last. Within a provider its keys are tried in turn. What is told in the end is what the last
+one said, in the client's dialect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any, NamedTuple
+
+from reconciler.dialects.bridge import Unmappable
+from reconciler.gateway import bridges, errors, gather, payload
+from reconciler.gateway.errors import Refusal
+from reconciler.gateway.health import Health
+from reconciler.gateway.live import LiveRoutes, Secrets
+from reconciler.gateway.loader import Loader
+from reconciler.gateway.log import log
+from reconciler.gateway.match import Candidate, Match, match
+from reconciler.gateway.operations import Operation
+from reconciler.gateway.proxy import Call, Failure, Proxy
+from reconciler.gateway.reply import JSON, Reply
+from reconciler.gateway.routes import ApiKey, Limits, Target
+
+LOADS = 8  # times that a request has its model loaded
+SAY_EVERY = 5.0  # seconds between two comments in a stream that waits for its model
+PAUSE = 0.25  # seconds before somebody elsewhere, whom nobody can stand in for, is asked once more
+_KEY_TROUBLE = frozenset((401, 402, 403, 429))
+_TROUBLE = {408: "timeout", 504: "timeout", 429: "overloaded", 503: "overloaded", 529: "overloaded"}
+
+
+class Asked(NamedTuple):
+    """What a client asks for. `document` is what `body` says; `headers` are its own that go along, as ready lines."""
+
+    operation: Operation
+    name: str
+    document: dict[str, Any]
+    body: bytes
+    headers: bytes
+    query: str
+    key: ApiKey | None
+    request_id: str
+
+    @property
+    def streamed(self) -> bool:
+        return self.document.get("stream") is True
+
+
+class Exchange:
+    """Answers what clients ask of models."""
+
+    def __init__(self, live: LiveRoutes, proxy: Proxy, loader: Loader) -> None:
+        self._live = live
+        self._proxy = proxy
+        self._loader = loader
+        self._health = Health()
+        self._random = random.Random()  # noqa: S311 - it spreads load and hides nothing
+
+    async def carry(self, asked: Asked, reply: Reply) -> None:
+        """Write the answer to `reply`, or raise `Refusal`."""
+        found = match(self._live.routes, asked.name, self._random.random, asked.key)
+        order = self._ordered(found)
+        for number, candidate in enumerate(order, 1):
+            last = number == len(order)
+            try:
+                await self._ask(candidate, asked, reply, number, last)
+            except Refusal as refusal:
+                if last or refusal.trouble not in found.on or (reply.started and not reply.opened):
+                    raise
+                trouble = refusal.trouble
+            except Failure as failure:
+                trouble = _trouble(failure.status, candidate)
+                if last or trouble not in found.on:
+                    _tell(failure, asked, reply)
+                    return
+            else:
+                return
+            log("warning", "next-target", model=asked.name, after=_label(candidate), trouble=trouble)
+
+    def _ordered(self, found: Match) -> list[Candidate]:
+        """Those who are well first; the others in the order in which they may be asked again."""
+        now = asyncio.get_running_loop().time()
+        return sorted(found.candidates, key=lambda one: self._health.cools(_label(one), now))
+
+    async def _ask(self, candidate: Candidate, asked: Asked, reply: Reply, number: int, last: bool) -> None:
+        """Have one of them answer; raises `Refusal` or `Failure`, and remembers how it went."""
+        label = _label(candidate)
+        now = asyncio.get_running_loop().time
+        try:
+            if candidate.provider is not None:
+                await self._ask_provider(candidate, asked, reply, number, last)
+            else:
+                await self._ask_engine(candidate, asked, reply, number, last)
+        except Refusal as refusal:
+            if refusal.trouble:
+                self._health.failed(label, now())
+            raise
+        except Failure as failure:
+            if _trouble(failure.status, candidate) and failure.status != 404:
+                self._health.failed(label, now(), failure.retry_after)
+            raise
+        self._health.succeeded(label)
+
+    async def _ask_engine(self, candidate: Candidate, asked: Asked, reply: Reply, number: int, last: bool) -> None:
+        target = await self._loaded(candidate, asked, reply)
+        call = _call(asked, candidate, target, target.key, number, last)
+        await self._proxy.carry(call, reply)
+
+    async def _loaded(self, candidate: Candidate, asked: Asked, reply: Reply) -> Target:
+        """The engine process that serves it, loaded if need be; raises `Refusal`."""
+        assert candidate.model is not None
+        routes, model = self._live.routes, candidate.model
+        if asked.operation.generates and model.task in ("embedding", "rerank"):
+            raise errors.wrong_task(asked.name, model.task)
+        for _ in range(LOADS):  # one that was loaded may have been let go again before we came to ask it
+            if model.target is not None or not model.on_demand:
+                break
+            await self._load(model.name, routes.limits, reply if asked.streamed else None)
+            routes = self._live.routes
+            if (now := routes.models.get(model.name)) is None:
+                raise errors.model_not_ready(asked.name, "it is not declared any more")
+            model = now
+        if model.target is None:
+            raise errors.model_not_ready(asked.name, model.reason)
+        return model.target
+
+    async def _load(self, name: str, limits: Limits, stream: Reply | None) -> None:
+        """Return once the routes lead to the model; a `stream` is told now and then that it is being loaded.
+
+        Raises `Refusal` where it cannot be loaded, or not in time.
+        """
+        async with self._loader.load(name, limits.first_byte_seconds) as loading:
+            waited = 0.0
+            while not await loading.ended(SAY_EVERY):
+                waited += SAY_EVERY
+                if stream is not None:
+                    stream.say(b"loading %b, %d s" % (name.encode(), waited))
+
+    async def _ask_provider(self, candidate: Candidate, asked: Asked, reply: Reply, number: int, last: bool) -> None:
+        """Ask with one of its keys after the other, while it is the key that is refused."""
+        provider = candidate.provider
+        assert provider is not None
+        if provider.reason:
+            raise errors.provider_down(provider.name, provider.reason)
+        secrets = self._live.secrets.get(provider.name)
+        if secrets is None:
+            raise errors.provider_down(provider.name, "what it is asked with has not been handed over yet")
+        keys = self._keys(provider.name, secrets)
+        again = last
+        while True:
+            place, key = keys[0]
+            call = _call(asked, candidate, secrets.applied(provider.target), key, number, last and len(keys) == 1)
+            try:
+                await self._proxy.carry(call, reply)
+            except Failure as failure:
+                if failure.status not in _KEY_TROUBLE:
+                    raise
+                self._health.failed(place, asyncio.get_running_loop().time(), failure.retry_after)
+                if len(keys) == 1:
+                    if failure.status in (401, 403):
+                        raise errors.target_refused_key(provider.target.label, failure.status) from None
+                    raise
+                keys = keys[1:]
+                log("warning", "next-key", provider=provider.name, status=failure.status, after=place)
+            except Refusal as refusal:
+                if not (again and refusal.trouble == "unavailable") or reply.started:
+                    raise
+                again = False
+                await asyncio.sleep(PAUSE * (1 + self._random.random()))
+            else:
+                self._health.succeeded(place)
+                return
+
+    def _keys(self, name: str, secrets: Secrets) -> list[tuple[str, str | None]]:
+        """(what it is called here, the key), the ones that work first."""
+        now = asyncio.get_running_loop().time()
+        keys: list[tuple[str, str | None]] = [(f"{name}#{at}", key) for at, key in enumerate(secrets.keys)]
+        keys = keys or [(f"{name}#", None)]
+        return sorted(keys, key=lambda pair: self._health.cools(pair[0], now))
+
+
+def _label(candidate: Candidate) -> str:
+    if candidate.provider is not None:
+        return f"provider/{candidate.provider.name}"
+    assert candidate.model is not None
+    return f"server/{candidate.model.name}"
+
+
+def _trouble(status: int, candidate: Candidate) -> str:
+    """Of what kind the trouble of a target is that answers so; empty where it is the request's own fault."""
+    if status in (401, 402, 403, 404):
+        return "unavailable" if candidate.provider is not None else ""
+    return _TROUBLE.get(status, "unavailable" if status >= 500 else "")
+
+
+def _tell(failure: Failure, asked: Asked, reply: Reply) -> None:
+    """The target's own error, in the client's dialect."""
+    body = bridges.error(failure.status, failure.body, asked.operation.dialect, asked.request_id)
+    headers = failure.headers if body is failure.body else JSON + _without_type(failure.headers)
+    reply.whole(failure.status, headers, body)
+
+
+def _without_type(headers: bytes) -> bytes:
+    of_the_body = (b"content-type:", b"content-encoding:")
+    return b"".join(line for line in headers.splitlines(keepends=True) if not line.lower().startswith(of_the_body))
+
+
+def _call(asked: Asked, candidate: Candidate, target: Target, key: str | None, number: int, early: bool) -> Call:
+    """What goes out: the client's own bytes where nothing is to be changed, else a translated or rewritten document."""
+    operation = asked.operation
+    name = candidate.name if candidate.provider is not None else target.model
+    document = payload.rewritten(asked.document, candidate.rewrite, name)
+    told = [b"x-reconciler-target: %b\r\n" % target.label.encode()]
+    if number > 1:
+        told.append(b"x-reconciler-attempts: %d\r\n" % number)
+    api, bridge = operation.api, None
+    if api not in target.speaks:
+        try:
+            api, bridge = bridges.bridge(operation, document, target, asked.request_id)
+        except Unmappable as error:
+            raise errors.field_refused(error.field, error.message) from None
+        if bridge.ignored:
+            told.append(b"x-reconciler-ignored: %b\r\n" % ", ".join(bridge.ignored).encode("ascii", "replace")[:1000])
+        document = bridge.document
+    else:
+        bridge = bridges.mend(operation, document, target, asked.request_id)
+    base = target.speaks[api]
+    path = bridge.path if bridge is not None and api != operation.api else operation.forwarded
+    streamed = None
+    if document is asked.document:
+        body = asked.body
+        if not target.provider and bridge is None:
+            streamed = gather.as_stream(path, document, body)
+    else:
+        body = payload.encoded(document)
+    return Call(
+        target=target,
+        base=base,
+        path=path + (f"?{asked.query}" if asked.query and api == operation.api and api == "anthropic" else ""),
+        headers=asked.headers,
+        body=body if streamed is None else streamed,
+        key=key,
+        dialect=operation.dialect,
+        gather=streamed is not None,
+        bridge=bridge,
+        told=b"".join(told),
+        early=early and candidate.provider is None,
+    )
