@@ -12,7 +12,7 @@ import ipaddress
 import socket
 import ssl
 from functools import lru_cache
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from reconciler.core.addresses import forbidden
 from reconciler.gateway.routes import Peer
@@ -53,8 +53,7 @@ async def _addresses(loop: asyncio.AbstractEventLoop, peer: Peer) -> list[str]:
     judged = [(address, forbidden(address, peer.private)) for address in found]
     if may := [address for address, why in judged if not why]:
         return may
-    address, why = judged[0]
-    raise Unreachable(f"{address} may not be asked: {why}")
+    raise Unreachable(f"it may not be asked: {judged[0][1]}")
 
 
 async def _to_one_of(
@@ -78,37 +77,51 @@ async def _through_proxy(loop: asyncio.AbstractEventLoop, peer: Peer, protocol: 
     proxy = urlsplit(peer.proxy)
     secure = proxy.scheme == "https"
     port = proxy.port or (443 if secure else 3128)
-    tls = _tls() if secure else None
-    reader, writer = await asyncio.open_connection(proxy.hostname, port, limit=PROXY_HEAD, ssl=tls)
+    transport, tunnel = await loop.create_connection(
+        lambda: _Tunnel(loop.create_future()), proxy.hostname or "", port, ssl=_tls() if secure else None
+    )
     try:
         where = f"[{peer.host}]:{peer.port}" if ":" in peer.host else f"{peer.host}:{peer.port}"
-        writer.write(f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n{_credentials(proxy)}\r\n".encode())
-        head = await reader.readuntil(b"\r\n\r\n")
-        status = head.split(b" ", 2)[1:2]
-        if status != [b"200"]:
-            told = status[0].decode("ascii", "replace")[:3] if status else "nonsense"
-            raise Unreachable(f"the proxy answered {told}")
-        transport: asyncio.BaseTransport | None = writer.transport
+        transport.write(f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n{_credentials(proxy)}\r\n".encode())
+        status = await tunnel.answered
+        if status != b"200":
+            raise Unreachable(f"the proxy answered {status.decode('ascii', 'replace') or 'nonsense'}")
+        inner: asyncio.BaseTransport | None = transport
         if peer.scheme == "https":
-            transport = await loop.start_tls(writer.transport, protocol, _tls(), server_hostname=peer.host)
+            inner = await loop.start_tls(transport, protocol, _tls(), server_hostname=peer.host)
         else:
-            writer.transport.set_protocol(protocol)
-        if transport is None:
+            transport.set_protocol(protocol)
+        if inner is None:
             raise Unreachable("the proxy went away")
-        protocol.connection_made(transport)
-    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-        writer.close()
-        raise Unreachable("the proxy answered nonsense") from None
+        protocol.connection_made(inner)
     except BaseException:
-        writer.close()
+        transport.close()
         raise
 
 
-def _credentials(proxy: object) -> str:
-    user, password = getattr(proxy, "username", None), getattr(proxy, "password", None)
-    if user is None:
+class _Tunnel(asyncio.Protocol):
+    """Hears what a proxy says to CONNECT: `answered` becomes the status, or b"" for nonsense."""
+
+    def __init__(self, answered: asyncio.Future[bytes]) -> None:
+        self.answered = answered
+        self._head = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._head += data
+        whole = self._head.endswith(b"\r\n\r\n")
+        if not self.answered.done() and (whole or b"\r\n\r\n" in self._head or len(self._head) > PROXY_HEAD):
+            status = self._head.split(b" ", 2)[1:2]  # what follows a head before we spoke is no tunnel's
+            self.answered.set_result(status[0][:3] if whole and status else b"")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.answered.done():
+            self.answered.set_result(b"")
+
+
+def _credentials(proxy: SplitResult) -> str:
+    if proxy.username is None:
         return ""
-    pair = f"{unquote(user)}:{unquote(password or '')}".encode()
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
     return f"Proxy-Authorization: Basic {base64.b64encode(pair).decode()}\r\n"
 
 

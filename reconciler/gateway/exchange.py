@@ -8,6 +8,7 @@ one said, in the client's dialect.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from typing import Any, NamedTuple
 
@@ -82,11 +83,11 @@ class Exchange:
     def _ordered(self, found: Match) -> list[Candidate]:
         """Those who are well first; the others in the order in which they may be asked again."""
         now = asyncio.get_running_loop().time()
-        return sorted(found.candidates, key=lambda one: self._health.cools(_label(one), now))
+        return sorted(found.candidates, key=lambda one: self._health.cools(_ident(one), now))
 
     async def _ask(self, candidate: Candidate, asked: Asked, reply: Reply, number: int, last: bool) -> None:
         """Have one of them answer; raises `Refusal` or `Failure`, and remembers how it went."""
-        label = _label(candidate)
+        ident = _ident(candidate)
         now = asyncio.get_running_loop().time
         try:
             if candidate.provider is not None:
@@ -95,13 +96,13 @@ class Exchange:
                 await self._ask_engine(candidate, asked, reply, number, last)
         except Refusal as refusal:
             if refusal.trouble:
-                self._health.failed(label, now())
+                self._health.failed(ident, now())
             raise
         except Failure as failure:
-            if _trouble(failure.status, candidate) and failure.status != 404:
-                self._health.failed(label, now(), failure.retry_after)
+            if _trouble(failure.status, candidate):
+                self._health.failed(ident, now(), failure.retry_after)
             raise
-        self._health.succeeded(label)
+        self._health.succeeded(ident)
 
     async def _ask_engine(self, candidate: Candidate, asked: Asked, reply: Reply, number: int, last: bool) -> None:
         target = await self._loaded(candidate, asked, reply)
@@ -163,7 +164,7 @@ class Exchange:
                         raise errors.target_refused_key(provider.target.label, failure.status) from None
                     raise
                 keys = keys[1:]
-                log("warning", "next-key", provider=provider.name, status=failure.status, after=place)
+                log("warning", "next-key", provider=provider.name, status=failure.status)
             except Refusal as refusal:
                 if not (again and refusal.trouble == "unavailable") or reply.started:
                     raise
@@ -174,9 +175,10 @@ class Exchange:
                 return
 
     def _keys(self, name: str, secrets: Secrets) -> list[tuple[str, str | None]]:
-        """(what it is called here, the key), the ones that work first."""
+        """(what it is known as here, the key), the ones that work first."""
         now = asyncio.get_running_loop().time()
-        keys: list[tuple[str, str | None]] = [(f"{name}#{at}", key) for at, key in enumerate(secrets.keys)]
+        known = ((f"{name}#{hashlib.sha256(key.encode()).hexdigest()[:12]}", key) for key in secrets.keys)
+        keys: list[tuple[str, str | None]] = list(known)
         keys = keys or [(f"{name}#", None)]
         return sorted(keys, key=lambda pair: self._health.cools(pair[0], now))
 
@@ -186,6 +188,15 @@ def _label(candidate: Candidate) -> str:
         return f"provider/{candidate.provider.name}"
     assert candidate.model is not None
     return f"server/{candidate.model.name}"
+
+
+def _ident(candidate: Candidate) -> str:
+    """What its health is known by: one of a provider's models; an engine that was started anew is another."""
+    if candidate.provider is not None:
+        speaks = candidate.provider.target.speaks.values()
+        return " ".join([_label(candidate), candidate.name, *(base.peer.authority + base.path for base in speaks)])
+    assert candidate.model is not None
+    return candidate.model.target.id if candidate.model.target is not None else _label(candidate)
 
 
 def _trouble(status: int, candidate: Candidate) -> str:
