@@ -16,7 +16,6 @@ from typing import Any
 
 from reconciler.core.diagnostics import Diagnostic, Exit, Refused
 from reconciler.host.layout import Layout
-from reconciler.store.lock import owner
 
 API = 1
 
@@ -42,6 +41,8 @@ class Client:
             self._socket.connect(str(self._layout.control_socket))
         except OSError as error:
             self._socket.close()
+            from reconciler.store.lock import owner  # most commands find a controller, or need none
+
             raise (_mute(error) if owner(self._layout) else NoController("no controller runs")) from error
         self._lines = self._socket.makefile("rb")
         return self

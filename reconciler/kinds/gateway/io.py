@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +97,21 @@ def _served(state: Mapping[str, Any] | None, living: bool, tools: Tools) -> tupl
         return "", frozenset(row.nonce for row in tools.ledger.processes()) if living else frozenset(), False
     digest = str(state.get("digest", ""))
     try:
-        written = json.loads(tools.layout.routes.read_text())
+        stamp = tools.layout.routes.stat()
+        written, routed = _written(tools.layout.routes, (stamp.st_mtime_ns, stamp.st_size, stamp.st_ino))
     except (OSError, ValueError):
-        written = {}
-    if written.get("digest") != digest:  # what is in force is not what is on disk: it may lead to any of ours
+        written, routed = "", frozenset()
+    if written != digest:  # what is in force is not what is on disk: it may lead to any of ours
         return digest, frozenset(row.nonce for row in tools.ledger.processes()), True
-    ids = [m["target"]["id"] for m in written["models"].values() if m["target"]]
-    return digest, frozenset(str(i).partition("#")[2] for i in ids), False
+    return digest, routed, False
+
+
+@lru_cache(maxsize=1)  # it is looked at often, and holds all models
+def _written(path: Path, stamp: tuple[int, int, int]) -> tuple[str, frozenset[str]]:
+    """(digest, nonces that it leads to) of the routes on disk; raises OSError or ValueError."""
+    document = json.loads(path.read_text())
+    targets = (model["target"] for model in document["models"].values())
+    return str(document["digest"]), frozenset(str(t["id"]).partition("#")[2] for t in targets if t)
 
 
 def _keys(spec: GatewaySpec, tools: Tools) -> tuple[tuple[tuple[str, str], ...], str]:

@@ -104,8 +104,10 @@ class ServerKind:
         before = _cpu(row)
         if await healthy(row.host, row.port, PATIENCE, health_of(row, tools)):
             return True
+        if _cpu(row) <= before:
+            return False
         gateway = tools.look(Ref("gateway", "main"))
-        return gateway is not None and row.nonce in gateway.inflight and _cpu(row) > before
+        return gateway is not None and row.nonce in gateway.inflight
 
 
 def _cpu(row: ProcessRow) -> float:
