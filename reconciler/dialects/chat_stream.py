@@ -86,7 +86,7 @@ class ChatStream:
         out: list[bytes] = []
         if not self._over:
             try:
-                self._take(self._events.finish(), out)
+                self._take([one for one in self._events.finish() if _complete(one)], out)
                 if not self._over:
                     self._close(out)
             except TooLong as error:
@@ -141,8 +141,8 @@ class ChatStream:
             case "content_block_stop":
                 self._settle(document.get("index"), out)
             case "message_start":
-                message = document.get("message")
-                self._count(message.get("usage") if isinstance(message, dict) else None)
+                begun = document.get("message")
+                self._count(begun.get("usage") if isinstance(begun, dict) else None)
             case "message_delta":
                 self._count(document.get("usage"))
                 delta = document.get("delta")
@@ -289,6 +289,14 @@ class ChatStream:
 
 def _hashable(index: object) -> bool:
     return index is None or isinstance(index, int | str | float)
+
+
+def _complete(one: Event) -> bool:
+    """Whether the last event, whose end nobody saw, is all there."""
+    try:
+        return decode(one.data) is not None
+    except ValueError:
+        return False
 
 
 def _error_event(error: Error) -> bytes:

@@ -125,7 +125,7 @@ class MessageStream:
         out: list[bytes] = []
         if not self._over:
             try:
-                self._take(self._events.finish(), out)
+                self._take([one for one in self._events.finish() if _complete(one)], out)
                 if not self._over:
                     self._close(out)
             except TooLong as error:
@@ -353,6 +353,14 @@ class MessageStream:
         out.append(event("message_delta", {"type": "message_delta", "delta": delta, "usage": usage(self._usage)}))
         out.append(event("message_stop", {"type": "message_stop"}))
         self._over = True
+
+
+def _complete(one: Event) -> bool:
+    """Whether the last event, whose end nobody saw, is all there."""
+    try:
+        return one.data.strip() == "[DONE]" or decode(one.data) is not None
+    except ValueError:
+        return False
 
 
 def _error_event(error: Error, request_id: str) -> bytes:
