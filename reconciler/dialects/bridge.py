@@ -36,8 +36,11 @@ class Bridge(Protocol):
     """What to send, with the caller's name of the model."""
     ignored: tuple[str, ...]
     """Harmless fields that were left out, as dotted paths without positions, sorted."""
-    failed: tuple[int, bytes] | None
-    """Status and whole body for the caller, where the stream failed before any content."""
+
+    @property
+    def failed(self) -> tuple[int, bytes] | None:
+        """Status and whole body for the caller, where the stream failed before any content."""
+        ...
 
     def whole(self, status: int, body: bytes) -> tuple[int, bytes]:
         """The caller's status and body, from a whole answer of the upstream or its error."""

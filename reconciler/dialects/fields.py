@@ -5,9 +5,12 @@ PURE. Each reader returns a value of its type or raises `Unmappable` that names 
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, NamedTuple
 
 from reconciler.dialects.bridge import Unmappable
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 
 Fate = Literal["mapped", "passed", "refused", "warned"]
 
@@ -78,3 +81,27 @@ def refuse(document: dict[str, Any], fields: dict[str, Field]) -> None:
     for key in document:
         if key in fields and fields[key].fate == "refused":
             raise Unmappable(key, fields[key].why)
+
+
+class Ignored:
+    """Paths of harmless fields that were left out; safe in a header, whatever the caller wrote."""
+
+    _MOST = 40
+
+    def __init__(self) -> None:
+        self._paths: set[str] = set()
+
+    def add(self, path: str) -> None:
+        """Remember a dotted path."""
+        if len(self._paths) < self._MOST:
+            self._paths.add(_UNSAFE.sub("?", path[:80]))
+
+    def rest(self, value: dict[str, Any], known: frozenset[str], prefix: str) -> None:
+        """Remember every field of the object that is not known and says something."""
+        for key in value.keys() - known:
+            if value[key] is not None:
+                self.add(f"{prefix}.{key}")
+
+    def paths(self) -> tuple[str, ...]:
+        """All of them, sorted."""
+        return tuple(sorted(self._paths))

@@ -55,12 +55,12 @@ def asked(
     """The request for chat; arguments as those of `ResponsesOnChat`. Raises `Unmappable`."""
     ignored = Ignored()
     said = given(document)
-    _look(said, ignored)
-    before = _before(said, history)
+    look(said, ignored)
+    earlier = before(said, history)
     items = input_items(said, request_id, referred)
     instructions = string(said.get("instructions", ""), "instructions")
     own = [Placed(f"input[{index}]", item) for index, item in enumerate(items)]
-    kept = [Placed(f"previous_response_id.items[{index}]", item) for index, item in enumerate(before)]
+    kept = [Placed(f"previous_response_id.items[{index}]", item) for index, item in enumerate(earlier)]
     chat: dict[str, Any] = {"model": said.get("model"), "messages": messages(instructions, kept + own, quirks, ignored)}
     if not chat["messages"]:
         raise Unmappable("input", "says nothing; send text or at least one item")
@@ -72,7 +72,7 @@ def asked(
     return Asked(
         document=chat,
         ignored=ignored.names(),
-        echo=_echo(said),
+        echo=echo(said),
         items=items,
         names=names,
         store=flag(said.get("store", True), "store"),
@@ -87,13 +87,13 @@ def input_items(document: dict[str, Any], request_id: str, referred: Mapping[str
 
     `referred` are kept items by their id, for those of type item_reference. Raises `Unmappable`.
     """
-    given = document.get("input")
-    if given is None:
-        given = []
-    if isinstance(given, str):
-        given = [{"type": "message", "role": "user", "content": given}]
+    stated = document.get("input")
+    if stated is None:
+        stated = []
+    if isinstance(stated, str):
+        stated = [{"type": "message", "role": "user", "content": stated}]
     found = []
-    for index, item in enumerate(sequence(given, "input")):
+    for index, item in enumerate(sequence(stated, "input")):
         where = f"input[{index}]"
         placed = Placed(where, mapping(item, where))
         kind = kind_of(placed)
@@ -109,8 +109,8 @@ def input_items(document: dict[str, Any], request_id: str, referred: Mapping[str
 
 def references(document: dict[str, Any]) -> list[str]:
     """The ids of kept items that a request refers to; looks at documents of any shape and never raises."""
-    given = document.get("input")
-    items = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
+    stated = document.get("input")
+    items = [item for item in stated if isinstance(item, dict)] if isinstance(stated, list) else []
     return [
         item["id"]
         for item in items
@@ -137,7 +137,8 @@ def _listed(item: Item, ident: str) -> Item:
     return item
 
 
-def _before(said: dict[str, Any], history: list[Item] | None) -> list[Item]:
+def before(said: dict[str, Any], history: list[Item] | None) -> list[Item]:
+    """The items that previous_response_id stands for. Raises `Unmappable` where they are not known."""
     if "previous_response_id" not in said:
         return []
     name = string(said["previous_response_id"], "previous_response_id")
@@ -150,8 +151,8 @@ def _before(said: dict[str, Any], history: list[Item] | None) -> list[Item]:
     return history
 
 
-def _look(said: dict[str, Any], ignored: Ignored) -> None:
-    """Refuse what the table refuses, and note what it leaves out."""
+def look(said: dict[str, Any], ignored: Ignored) -> None:
+    """Refuse what the table refuses (raises `Unmappable`), and note what it leaves out."""
     for key, value in said.items():
         field = FIELDS.get(key)
         if field is None:
@@ -287,8 +288,11 @@ def _logprobs(said: dict[str, Any], chat: dict[str, Any], included: bool) -> boo
     return True
 
 
-def _echo(said: dict[str, Any]) -> dict[str, Any]:
-    """What the official client's type of an answer has of its request; null where nothing was asked for."""
+def echo(said: dict[str, Any]) -> dict[str, Any]:
+    """What the official client's type of an answer has of its request; null where nothing was asked for.
+
+    Raises `Unmappable`.
+    """
     text = mapping(said.get("text", {}), "text")
     reasoning = said.get("reasoning") or {}
     return {

@@ -164,7 +164,7 @@ class _Reader:
         assert self._part is None, "a part is added while another one is open"
         item.setdefault("content", [])
         assert event["content_index"] == len(item["content"]), f"content_index {event['content_index']}"
-        assert not part.get("text") and not part.get("refusal"), "a part is added with text"
+        assert not part.get("text", part.get("refusal")), "a part is added with text"
         self._part = json.loads(json.dumps(part))
         item["content"].append(self._part)
 
@@ -261,8 +261,6 @@ class _Reader:
         told = {**self._open, "status": item["status"]}
         if told["type"] == "function_call":
             assert told.pop("done", False), "a call ends before its arguments are done"
-            if item["status"] == "completed":
-                json.loads(item["arguments"])
         if "encrypted_content" in told:
             assert item["encrypted_content"], "reasoning ends without its encrypted content"
             told["encrypted_content"] = item["encrypted_content"]
@@ -282,7 +280,8 @@ class _Reader:
         assert response["status"] == status, f"{event['type']} with the status {response['status']}"
         assert response["id"] == self.said.response["id"], "the response's id has changed"
         if status == "failed":
-            assert response["error"] and response["error"]["message"], "a failed response without an error"
+            assert response["error"], "a failed response without an error"
+            assert response["error"]["message"], "a failed response whose error says nothing"
         else:
             assert self._open is None, "the response ends while an item is open"
             assert response["output"] == self._items, f"the output is {response['output']}, told was {self._items}"
