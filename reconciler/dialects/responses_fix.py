@@ -11,11 +11,11 @@ It ignores text.format, and tools that are not functions; where those matter, `R
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from reconciler.dialects.bridge import Unmappable
-from reconciler.dialects.errors import Error, openai_error, openai_status, parse_error
+from reconciler.dialects.errors import Error, error_in, from_object, openai_error, openai_status, parse_error
 from reconciler.dialects.fields import given
 from reconciler.dialects.responses_items import Ignored, Item
 from reconciler.dialects.responses_request import before, echo, input_items, look
@@ -47,6 +47,7 @@ class ResponsesFix:
         *,
         referred: Mapping[str, Item] | None = None,
         context: int | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         said = given(document)
         ignored = Ignored()
@@ -70,7 +71,9 @@ class ResponsesFix:
         self._numbered: bool | None = None
         self._places: dict[bytes, int] = {}  # by the item's id
         self._done: dict[str, Any] | None = None  # an item that ended, until it is known how the answer does
-        self._created: int | None = None
+        self._created = int(clock()) if clock else None
+        self._head = b""  # the events before the first content, which is when an answer can be taken back no more
+        self._told = False
         self._over = False
 
     def whole(self, status: int, body: bytes) -> tuple[int, bytes]:
@@ -98,24 +101,40 @@ class ResponsesFix:
         self._held = self._held[start:]
         if len(self._held) > EVENT_LIMIT:
             self._held = b""
-            said.append(self.broke(502, f"an event of the upstream's stream is longer than {EVENT_LIMIT} bytes"))
-        return b"".join(said)
+            said.append(self._break(Error(502, "", f"an event of the stream is longer than {EVENT_LIMIT} bytes")))
+        return self._tell(b"".join(said))
 
     def end(self) -> bytes:
         """As `Bridge`."""
         said = b"" if self._over or not self._held.strip() else self.feed(b"\n\n")
-        if not self._over:
-            said += self.broke(502, "the stream ended before the answer did")
-        return said
+        if self.failed is not None and not self._told:
+            return said + self._tell(self._error(parse_error(*self.failed)))
+        return said + self.broke(502, "the stream ended before the answer did")
 
     def broke(self, status: int, message: str) -> bytes:
         """As `Bridge`."""
         if self._over:
             return b""
         self._over = True
-        said = self._let_go("completed")
-        error = {"type": "error", "code": "upstream_broken", "message": message, "param": None}
-        return said + self._write("error", error)
+        return self._tell(self._let_go("completed") + self._error(Error(status, "", message)))
+
+    def _tell(self, said: bytes) -> bytes:
+        if said and not self._told:
+            self._told = True
+            said = self._head + said
+        return said
+
+    def _break(self, error: Error) -> bytes:
+        """The stream is of no use: an error event, or `failed` where there was no content yet."""
+        self._over = True
+        if self._told:
+            return self._let_go("completed") + self._error(error)
+        self.failed = self._refused(error)
+        return b""
+
+    def _error(self, error: Error) -> bytes:
+        fields = {"code": error.code or error.type or None, "message": error.message, "param": error.param}
+        return self._write("error", {"type": "error", **fields})
 
     def _refused(self, error: Error) -> tuple[int, bytes]:
         return openai_status(error.status), openai_error(error)
@@ -126,7 +145,7 @@ class ResponsesFix:
             return b""
         name, data = _parts(block)
         if not data:
-            return raw
+            return raw if self._told else b""
         if self._numbered is None:
             self._numbered = _NUMBERED in data
         if name.endswith(".delta"):
@@ -134,18 +153,13 @@ class ResponsesFix:
         try:
             document = decode(data)
         except ValueError:
-            return self.broke(502, "the upstream's stream holds what is not JSON")
+            return self._break(Error(502, "", "the upstream's stream holds what is not JSON"))
+        found = error_in(document)
+        if found is not None:
+            return self._break(from_object(0, found))
         if not isinstance(document, dict) or not isinstance(document.get("type"), str):
-            return self._unknown(document, raw)
+            return self._let_go("completed") + raw
         return self._document(document["type"], document, raw)
-
-    def _unknown(self, document: object, raw: bytes) -> bytes:
-        if isinstance(document, dict) and document.get("error"):
-            self._over = True
-            if not self._sequence:
-                self.failed = self._refused(parse_error(0, encode(document)))
-                return b""
-        return self._let_go("completed") + raw
 
     def _delta(self, name: str, data: bytes, raw: bytes) -> bytes:
         found = _ITEM_ID.search(data)
@@ -190,7 +204,8 @@ class ResponsesFix:
         document.pop("timings", None)
         self._answer(response)
         if response["status"] == "in_progress":
-            return self._write(kind, document)
+            self._head += self._write(kind, document)
+            return b""
         last = response["output"][-1]["status"] if response["output"] else "completed"
         said = self._let_go(last)
         self._over = True
@@ -214,7 +229,7 @@ class ResponsesFix:
 
     def _answer(self, response: dict[str, Any]) -> None:
         """Complete a Response object in place."""
-        if isinstance(response.get("created_at"), int):
+        if self._created is None and isinstance(response.get("created_at"), int):
             self._created = response["created_at"]
         for key, value in self._echo.items():
             response.setdefault(key, value)
