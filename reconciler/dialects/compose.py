@@ -1,0 +1,45 @@
+"""Two bridges, one after the other: a caller's dialect through a second one to the upstream's.
+
+PURE. The first bridge's upstream is the second one's caller: responses → chat → messages.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reconciler.dialects.bridge import Bridge
+
+
+class Composed:
+    """A `Bridge`. `second` was made from `first.document`."""
+
+    def __init__(self, first: Bridge, second: Bridge) -> None:
+        self._first = first
+        self._second = second
+        self.path = second.path
+        self.document: dict[str, Any] = second.document
+        self.ignored = tuple(sorted({*first.ignored, *second.ignored}))
+        self.failed: tuple[int, bytes] | None = None
+
+    def whole(self, status: int, body: bytes) -> tuple[int, bytes]:
+        """As `Bridge`."""
+        return self._first.whole(*self._second.whole(status, body))
+
+    def feed(self, data: bytes) -> bytes:
+        """As `Bridge`."""
+        said = self._first.feed(self._second.feed(data))
+        if self._second.failed is not None and self.failed is None:
+            self.failed = self._first.whole(*self._second.failed)
+        elif self._first.failed is not None:
+            self.failed = self._first.failed
+        return said
+
+    def end(self) -> bytes:
+        """As `Bridge`."""
+        said = self._first.feed(self._second.end())
+        return said + self._first.end()
+
+    def broke(self, status: int, message: str) -> bytes:
+        """As `Bridge`."""
+        # The second's own words for it would only be read again by the first.
+        return self._first.broke(status, message)
