@@ -21,7 +21,7 @@ from reconciler.gateway.errors import Refusal
 class ControlServer(web.Server):
     """`GET /state` and `POST /reload`, both answered with the state."""
 
-    def __init__(self, state: Callable[[], dict[str, object]], reload: Callable[[], None]) -> None:
+    def __init__(self, state: Callable[[], dict[str, object]], reload: Callable[[bytes], None]) -> None:
         super().__init__(self._handle, access_log=None)
         self._state = state
         self._reload = reload
@@ -31,7 +31,7 @@ class ControlServer(web.Server):
             case ("GET", "/state"):
                 pass
             case ("POST", "/reload"):
-                self._reload()
+                self._reload(await request.read())
             case _:
                 refusal = Refusal(404, "GET /state and POST /reload are all there is", code="not_found")
                 return web.Response(status=404, body=refusal.body(), content_type="application/json")

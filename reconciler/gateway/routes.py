@@ -14,7 +14,8 @@ from typing import Any
 
 from reconciler.gateway import errors
 
-FORMAT = 1
+FORMAT = 2
+READ = (1, 2)  # what a later format says beyond an earlier one is left alone
 NAMES_LISTED = 10
 _HEX256 = re.compile(r"[0-9a-fA-F]{64}")
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
@@ -110,7 +111,7 @@ def load(data: bytes) -> Routes:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"routes.json is not JSON: {error}") from None
     top = _Part("routes.json", raw)
-    if top.raw.get("format") != FORMAT:
+    if top.raw.get("format") not in READ:
         raise ValueError(f"routes.json: format is {top.raw.get('format')!r}, this gateway reads format {FORMAT}")
     listen = top.part("listen")
     models = {name: _model(name, part) for name, part in top.parts("models")}

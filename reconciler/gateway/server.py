@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
+import json
 import os
 import resource
 import signal
@@ -15,6 +17,7 @@ import time
 from pathlib import Path
 
 from reconciler import __version__
+from reconciler.core.ids import canonical
 from reconciler.gateway.control import ControlServer, ControlSocket
 from reconciler.gateway.listener import Listener
 from reconciler.gateway.live import LiveRoutes
@@ -60,9 +63,19 @@ async def serve(routes_path: Path, socket_path: Path, controller: Path | None, d
             "waiting": loader.waiting(),
             "listen": {"host": host, "port": port},
             "started": started,
+            "secrets": digest_of_secrets(secrets),
         }
 
-    control = ControlServer(state, live.reload)
+    secrets: dict[str, object] = {}
+
+    def reload(body: bytes) -> None:
+        told = json.loads(body).get("secrets") if body else None
+        if told is not None:
+            secrets.clear()
+            secrets.update(told)
+        live.reload()
+
+    control = ControlServer(state, reload)
     try:
         control_socket = ControlSocket(socket_path)
     except OSError as error:
@@ -84,6 +97,12 @@ async def serve(routes_path: Path, socket_path: Path, controller: Path | None, d
         control_socket.remove()
         pool.close()
     log("info", "stopped")
+
+
+def digest_of_secrets(secrets: dict[str, object]) -> str:
+    """By which the controller knows which secrets are here; salted, so that it says nothing of them."""
+    nonce = os.environ.get("RECONCILER_NONCE") or ""
+    return hashlib.sha256((nonce + canonical(secrets)).encode()).hexdigest() if secrets else ""
 
 
 def raise_file_limit() -> None:
