@@ -31,7 +31,7 @@ def test_a_whole_file_is_read() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "format is 2"),
+        ({"format": 3}, "format is 3"),
         ({"listen": {"host": "127.0.0.1", "port": 70000}}, "listen.port"),
         ({"listen": None}, "listen: expected an object"),
         ({"prefix": "/v 1"}, "prefix"),

@@ -299,28 +299,42 @@ def _stop(process: Process) -> Action:
     return Action(Phase.STOP, "stop", "finish running requests and stop", {"nonce": process.nonce})
 
 
-_SHOWN = {"grants": "api_keys (what they may do)", "origins": "cors.origins", "limits": "timeouts and body_limit"}
-
-
-def _brief(entry: Mapping[str, Any] | None) -> Any:
-    """What is shown of a route or provider; of a provider, its own change shows the rest."""
-    return None if entry is None else entry.get("targets", "…")
+_LIMITS = {"body": "body_limit"} | {f"{name}_seconds": f"timeouts.{name}" for name in ("connect", "first_byte", "idle")}
 
 
 def _fields(before: Mapping[str, Any], spec: GatewaySpec) -> tuple[FieldChange, ...]:
-    out = []
-    plain = json.loads(canonical(spec))
-    for key in ("host", "port", "prefix", "trusted_hosts", "api_keys", "grants", "origins", "limits"):
+    """What changed of its settings; of providers, their own changes tell."""
+    out, plain = [], json.loads(canonical(spec))
+    for key in ("host", "port", "prefix", "trusted_hosts", "api_keys", "origins"):
         if key in before and before[key] != plain[key]:
-            out.append(FieldChange(f"gateway.{_SHOWN.get(key, key)}", before[key], plain[key]))
-    for key in ("providers", "routes"):
-        was, now = ({each["name"]: each for each in side.get(key, [])} for side in (before, plain))
-        for name in sorted({*was, *now} if key in before else ()):
-            if was.get(name) != now.get(name):
-                out.append(FieldChange(f"{key}.{name}", _brief(was.get(name)), _brief(now.get(name))))
+            out.append(FieldChange(f"gateway.{'cors.origins' if key == 'origins' else key}", before[key], plain[key]))
+    for key, name in _LIMITS.items():
+        was, now = (dict(side.get("limits", ())).get(key) for side in (before, plain))
+        if "limits" in before and was != now:
+            out.append(FieldChange(f"gateway.{name}", was, now))
+    for name, (old, new) in _named(before, plain, "grants"):
+        bounds = [(key, (old or {}).get(key), (new or {}).get(key)) for key in ("allow", "rate", "tokens")]
+        out += [FieldChange(f"gateway.api_keys.{name}.{key}", was, now) for key, was, now in bounds if was != now]
+    for name, (old, new) in _named(before, plain, "routes"):
+        out.append(FieldChange(f"routes.{name}", _brief(old), _brief(new)))
     old_aliases = {m["name"]: list(m["aliases"]) for m in before.get("models", [])}
     for model in spec.models:
         old, new = old_aliases.get(model.name), list(model.aliases)
         if old is not None and old != new:
             out.append(FieldChange(f"models.{model.name}.aliases", old, new))
     return tuple(out)
+
+
+def _named(before: Mapping[str, Any], plain: Mapping[str, Any], key: str) -> list[tuple[str, tuple[Any, Any]]]:
+    """(name, (as it was, as it is to be)) of the entries of a list that changed, None where there is none."""
+    if key not in before:
+        return []
+    was, now = ({each["name"]: each for each in side[key]} for side in (before, plain))
+    return [(name, (was.get(name), now.get(name))) for name in sorted({*was, *now}) if was.get(name) != now.get(name)]
+
+
+def _brief(route: Mapping[str, Any] | None) -> Any:
+    """The targets of a route, with their weights where they have some."""
+    if route is None:
+        return None
+    return [to if weight is None else f"{to} x{weight}" for to, weight in route["targets"]]
