@@ -25,6 +25,7 @@ from reconciler.controller import hands, recovery
 from reconciler.controller.asking import Asking
 from reconciler.controller.binding import planned
 from reconciler.controller.hands import Hold
+from reconciler.controller.refreshing import refresh
 from reconciler.controller.scrub import scrub
 from reconciler.controller.source import Ask, Source
 from reconciler.controller.turn import View, Wanted, look, wanted_of
@@ -108,6 +109,7 @@ class Controller:
                     group.create_task(serve(self)),
                     group.create_task(self.source.watch(self.wake)),
                     group.create_task(scrub(self)),
+                    group.create_task(refresh(self)),
                 ]
                 try:
                     await self._loop(group)

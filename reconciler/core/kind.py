@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from reconciler.core.ids import Ref
 from reconciler.core.plan import Change
@@ -26,3 +26,11 @@ class Rules(Protocol):
 
     def conditions(self, ref: Ref, world: World) -> tuple[Condition, ...]:
         """The state of `ref` as conditions, `Ready` first."""
+
+
+@runtime_checkable
+class Cautious(Protocol):
+    """Rules that have something to say of what is declared before it is carried out."""
+
+    def caution(self, ref: Ref, world: World) -> str:
+        """A warning for people; empty where there is none."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from reconciler.core.diagnostics import Diagnostic, Exit, Refused, Severity, nearest
 from reconciler.core.ids import Ref
-from reconciler.core.kind import Rules
+from reconciler.core.kind import Cautious, Rules
 from reconciler.core.plan import Action, Change, Halt, Op, Phase, Plan, Same
 from reconciler.core.retry import wait_for
 from reconciler.core.state import Drift, Unknown, World
@@ -50,6 +50,7 @@ def plan(world: World, rules: Mapping[str, Rules], targets: frozenset[Ref] = fro
         else:
             changes.append(_damped(_guarded(change, world, rules), world))
     changes = _halted(changes, world, rules)
+    warnings += _cautions(world, rules)
     if world.suspension is not None and not world.down:
         told = "it is suspended: files are not taken over, and nothing is corrected"
         warnings.append(Diagnostic(told, path="controller", hint="`reconcile resume` ends that"))
@@ -65,6 +66,16 @@ def plan(world: World, rules: Mapping[str, Rules], targets: frozenset[Ref] = fro
     return Plan(tuple(kept), tuple(warnings), tuple(drift), tuple(same), len(changes) - len(kept), memory)
 
 
+def _cautions(world: World, rules: Mapping[str, Rules]) -> list[Diagnostic]:
+    """What a person should hear of what is declared, whether anything is to be done about it or not."""
+    out = []
+    for ref, declared in sorted(world.desired.items()):
+        rule = rules[ref.kind]
+        if isinstance(rule, Cautious) and ref not in world.denied and (said := rule.caution(ref, world)):
+            out.append(Diagnostic(said, declared.where, path=str(ref), severity=Severity.WARNING))
+    return out
+
+
 def _unqueued(change: Change, wanted: frozenset[Ref]) -> Change:
     """Nothing waits for its turn behind what the targets leave out."""
     if not any(a.args.get("turn", change.ref) not in wanted for a in change.actions):
@@ -74,7 +85,7 @@ def _unqueued(change: Change, wanted: frozenset[Ref]) -> Change:
 
 
 def closure(targets: frozenset[Ref], world: World) -> frozenset[Ref]:
-    """The targets, what they need, and the gateway where a server is among them: it is how servers change places."""
+    """The targets, what they need, and the gateway where a server or provider is among them: it leads to them."""
     out: set[Ref] = set()
     todo = list(targets)
     while todo:
@@ -82,7 +93,7 @@ def closure(targets: frozenset[Ref], world: World) -> frozenset[Ref]:
         if ref not in out:
             out.add(ref)
             todo += world.desired[ref].needs if ref in world.desired and ref.kind != "gateway" else ()
-    if any(ref.kind == "server" for ref in out):
+    if any(ref.kind in ("server", "provider") for ref in out):
         out |= {ref for ref in (*world.desired, *world.owned) if ref.kind == "gateway"}
     return frozenset(out)
 

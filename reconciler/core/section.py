@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 ALIAS = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$"
+FAMILY = r"^(\*|[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}\*?)$"  # an alias, or the beginning of some and a `*`
 SHA256 = r"^[0-9a-f]{64}$"
 REFERENCE = r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+|keyring:[^/\s]+(/[^/\s]+)?|command:.*\S.*)$"
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
@@ -33,6 +34,7 @@ SIZE = r"^(?=.*[1-9])([0-9]{1,15}B|[0-9]{1,9}(\.[0-9]{1,3})?(kB|KiB|[MGT]i?B))$"
 BANDWIDTH = SIZE.removesuffix("$") + "(/s)?$"
 SHARE = r"^([1-9][0-9]?|100)%$"
 RATE = r"^[1-9][0-9]{0,8}/(s|min|h)$"
+BUDGET = r"^[1-9][0-9]{0,11}[kMG]?/(min|h|day)$"
 VALUE = r"^(?!(env|file|keyring|command):)[^\r\n\u0000]*$"
 
 _COUNT = re.compile(r"([0-9]+)\s*([kKmM]?)")
@@ -43,7 +45,8 @@ _BYTES: dict[str, int] = {"B": 1} | {
     for unit, base, letters in (("B", 1000, "kMGT"), ("iB", 1024, "KMGT"))
     for power, prefix in enumerate(letters)
 }
-_PERIODS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+_PERIODS = {"s": 1.0, "min": 60.0, "h": 3600.0, "day": 86400.0}
+_AMOUNTS = {"k": 10**3, "M": 10**6, "G": 10**9}
 
 
 Truth = Annotated[bool, Field(strict=True)]
@@ -142,6 +145,14 @@ def rate(value: Any) -> tuple[int, float]:
     return int(number), _PERIODS[period]
 
 
+def budget(value: Any) -> tuple[int, float]:
+    """`1M/day` → (1000000, 86400.0): so much in so many seconds; k, M and G are decimal, a period is min, h or day."""
+    if not isinstance(value, str) or not re.fullmatch(BUDGET, value):
+        _malformed("an amount of tokens such as 100k/h or 1M/day", value, ("/day", "/h", "/min"))
+    number, _, period = value.partition("/")
+    return int(number.rstrip("kMG")) * _AMOUNTS.get(number[-1], 1), _PERIODS[period]
+
+
 def _malformed(what: str, value: Any, units: tuple[str, ...]) -> NoReturn:
     """Say what is expected; where only the unit is missing or misspelt, how to write it."""
     match = re.fullmatch(r"([0-9]+)(?:\.0)?\s*([A-Za-z%/]*)", "" if isinstance(value, bool) else str(value).strip())
@@ -159,6 +170,12 @@ def _value(text: str) -> str:
             raise PydanticCustomError("reference", "is no reference to a secret", {"hint": REFERENCE_HINT})
     elif not re.fullmatch(VALUE, text):
         raise PydanticCustomError("malformed", "must be one line of text", {"hint": ""})
+    return text
+
+
+def _family(text: str) -> str:
+    if not re.fullmatch(FAMILY, text):
+        raise ValueError("a name is of letters, digits and ._:/@-, and may have a `*` at its end only")
     return text
 
 
@@ -192,6 +209,7 @@ def _text(pattern: str, *examples: str) -> WithJsonSchema:
 
 Name = Annotated[str, Field(pattern=NAME)]
 Alias = Annotated[str, Field(pattern=ALIAS)]
+Family = Annotated[str, AfterValidator(_family), _text(FAMILY, "smart", "claude-*")]
 Text = Annotated[str, Field(min_length=1)]
 Variable = Annotated[str, Field(pattern=VARIABLE)]
 Header = Annotated[str, Field(pattern=HEADER)]
@@ -209,6 +227,7 @@ Size = Annotated[int, PlainValidator(size), _text(SIZE, "500MB", "6GiB")]
 Bandwidth = Annotated[int, PlainValidator(bandwidth), _text(BANDWIDTH, "10MB/s")]
 Share = Annotated[float, PlainValidator(share), _text(SHARE, "80%")]
 Rate = Annotated[tuple[int, float], PlainValidator(rate), _text(RATE, "60/min", "10/s")]
+Budget = Annotated[tuple[int, float], PlainValidator(budget), _text(BUDGET, "1M/day", "100k/h")]
 Count = Annotated[
     int,
     BeforeValidator(count),

@@ -73,6 +73,10 @@ class Layout:
         """What caches of servers held when they were unloaded: a folder a server, in it one for each way to run it."""
         return self.root / "slots"
 
+    def provider(self, name: str) -> Path:
+        """What is known of a provider's models."""
+        return self.root / "providers" / f"{name}.json"
+
     @property
     def generations(self) -> Path:
         return self.root / "generations"

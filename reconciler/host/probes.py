@@ -52,13 +52,16 @@ async def _exchange(host: str, port: int, what: str, headers: Mapping[str, str],
     return _parse(raw)
 
 
-def unix_request(path: Path, method: str, target: str, timeout: float = 1.0) -> dict[str, Any] | None:
+def unix_request(
+    path: Path, method: str, target: str, timeout: float = 1.0, body: bytes = b""
+) -> dict[str, Any] | None:
     """The JSON object that a local server on a Unix socket answers; None when nobody answers well."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(timeout)
             sock.connect(str(path))
-            sock.sendall(f"{method} {target} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode())
+            head = f"{method} {target} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+            sock.sendall(head.encode() + body)
             raw = b""
             while piece := sock.recv(1 << 16):
                 raw += piece

@@ -85,6 +85,17 @@ class Partial(Kind, Protocol):
 
 
 @runtime_checkable
+class Refreshed(Kind, Protocol):
+    """A kind of which is known what others say, and that is to be asked again from time to time, beside the plan."""
+
+    def due(self, ref: Ref, declared: Declared, tools: Tools) -> bool:
+        """Whether it is time. Quick."""
+
+    async def refresh(self, ref: Ref, declared: Declared, tools: Tools) -> bool:
+        """Ask, and note what came of it → whether anything is otherwise now. Raises Fault where it cannot be noted."""
+
+
+@runtime_checkable
 class Supervised(Kind, Protocol):
     """A kind that starts processes."""
 

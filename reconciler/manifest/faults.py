@@ -22,7 +22,20 @@ from reconciler.manifest.stack import Stack
 Path = tuple[str | int, ...]
 
 _SECRET = {"key", "api_key", "headers", "env"}  # whatever is there may be one; of the next, only a text may hold one
-_TELLING = {"source", "base_url", "url", "path", "args", "argv", "command", "mmproj", "lora", "draft"}
+_TELLING = {
+    "source",
+    "base_url",
+    "anthropic_base_url",
+    "proxy",
+    "url",
+    "path",
+    "args",
+    "argv",
+    "command",
+    "mmproj",
+    "lora",
+    "draft",
+}
 _LISTED = 40  # names in a hint
 _COMPARED = 100  # names that one name is compared to: a large file full of faults must not take minutes
 _SHAPES = {"plain": "text", "list": "a list", "mapping": "a mapping"}

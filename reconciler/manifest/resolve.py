@@ -14,6 +14,8 @@ from reconciler.kinds.engine import spec as engine
 from reconciler.kinds.gateway import spec as gateway
 from reconciler.kinds.model import spec as model
 from reconciler.kinds.model.spec import ModelSection
+from reconciler.kinds.provider import spec as provider
+from reconciler.kinds.rewriting import rewriting
 from reconciler.kinds.server import spec as server
 from reconciler.manifest.later import Path, unsupported
 from reconciler.manifest.lock import Lock
@@ -88,14 +90,74 @@ def resolve(manifest: Manifest, python: str, host: HostFacts = NOWHERE, lock: Lo
             keep_cache=entry.keep_cache,
         )
         out[process] = Declared(process, spec, (runs, *beside.values()), where, entry.protect, _drift(entry))
-    routes = tuple(
-        gateway.RouteSpec(name, entry.aliases, entry.task, told_context(entry, sections.get(entry.engine)))
+    providers = {
+        name: provider.resolve(name, entry)
+        for name, entry in sorted(stack.providers.items())
+        if ("providers", name) not in left_out
+    }
+    for name, asked in providers.items():
+        ref, entry_ = Ref("provider", name), stack.providers[name]
+        out[ref] = Declared(ref, asked, (), manifest.where("providers", name), entry_.protect, _drift(entry_))
+    led = tuple(
+        gateway.RouteSpec(
+            name,
+            entry.aliases,
+            entry.task,
+            told_context(entry, sections.get(entry.engine)),
+            rewriting(entry.request),
+        )
         for name, entry in sorted(models.items())
     )
+    forks = _forks(manifest, left_out)
     servers = tuple(Ref("server", name) for name in sorted(models))
     where = manifest.where("gateway") if "gateway" in stack.model_fields_set else None
-    out[GATEWAY] = Declared(GATEWAY, gateway.resolve(stack.gateway, routes), servers, where)
+    upstreams = tuple(_upstream(asked) for asked in providers.values())
+    out[GATEWAY] = Declared(GATEWAY, gateway.resolve(stack.gateway, led, upstreams, forks), servers, where)
     return out
+
+
+def _upstream(asked: provider.ProviderSpec) -> gateway.UpstreamSpec:
+    """What the gateway needs to know of a provider."""
+    return gateway.UpstreamSpec(
+        name=asked.name,
+        speaks=asked.speaks,
+        auth=asked.auth,
+        headers=asked.headers,
+        private=asked.private,
+        proxy=asked.proxy,
+        timeouts=asked.timeouts,
+        request=asked.request,
+        quirks=asked.quirks,
+        named=asked.named,
+        keys=asked.keys,
+        secret_headers=asked.secret_headers,
+        secret_proxy=asked.secret_proxy,
+    )
+
+
+def _forks(manifest: Manifest, left_out: Collection[Path]) -> tuple[gateway.ForkSpec, ...]:
+    """The routes of this machine, without the targets that `when` leaves out here. Raises Refused for one that is left
+    with none."""
+    stack = manifest.stack
+    gone = {name for section, name in left_out if section == "routes"}
+    for section, name in left_out:
+        if section == "models":
+            gone |= {name, *stack.models[str(name)].aliases}
+    away = {str(name) for section, name in left_out if section == "providers"}
+    out, faults = [], []
+    for name, entry in sorted(stack.routes.items()):
+        if ("routes", name) in left_out:
+            continue
+        named = {t if isinstance(t, str) else t.to for t in entry.targets}
+        here = gateway.fork(name, entry, {to for to in named if to in gone or to.partition("/")[0] in away})
+        out.append(here)
+        if not here.targets:
+            summary = "none of its targets is for this machine (`when` leaves them out here)"
+            where, hint = manifest.where("routes", name), "give the route the same `when`, or another target"
+            faults.append(Diagnostic(summary, where, hint, f"routes.{name}"))
+    if faults:
+        raise Refused(faults)
+    return tuple(out)
 
 
 def denials(manifest: Manifest, left_out: Collection[Path] = ()) -> Mapping[Ref, Denial]:

@@ -8,15 +8,18 @@ from typing import Any
 from reconciler.manifest.stack import Stack
 
 
-def _closed(node: Any) -> Any:
+_NAMED = ("properties", "patternProperties", "$defs")  # below them stand names of the language, not of schemas
+
+
+def _closed(node: Any, names: bool = False) -> Any:
     """Names that do not fit their pattern are errors; pydantic's schema lets them pass.
 
     The default of a section goes: its keys have theirs, written as in a manifest, where it has our values.
     """
     if isinstance(node, dict):
-        plain = {key: value for key, value in node.items() if key != "default" or not isinstance(value, dict)}
-        closed = {key: _closed(value) for key, value in plain.items()}
-        return closed | {"additionalProperties": False} if "patternProperties" in node else closed
+        plain = {key: v for key, v in node.items() if names or key != "default" or not isinstance(v, dict)}
+        closed = {key: _closed(value, key in _NAMED and not names) for key, value in plain.items()}
+        return closed | {"additionalProperties": False} if "patternProperties" in node and not names else closed
     return [_closed(value) for value in node] if isinstance(node, list) else node
 
 

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from reconciler.core.section import (
     Bandwidth,
+    Family,
     Later,
     Name,
     Section,
@@ -72,10 +73,11 @@ class Stack(Section):
     """Models to have and to serve."""
     hub: HubSection = HubSection()
     """The model hub that `hf:` sources are repositories of."""
-    providers: Annotated[dict[Name, ProviderSection], Later()] = {}
+    providers: dict[Name, ProviderSection] = {}
     """AI services elsewhere, whose models are asked for as provider/model."""
-    routes: Annotated[dict[Name, RouteSection], Later()] = {}
-    """Further names that clients may ask for, with fallbacks or shares."""
+    routes: dict[Family, RouteSection] = {}
+    """Further names that clients may ask for, with fallbacks or shares. With a `*` at its end a name stands for all
+    that begin so and are nothing else."""
     mcp_servers: Annotated[dict[Name, McpSection], Later()] = {}
     """Servers of tools, offered together by the gateway."""
     gateway: GatewaySection = GatewaySection()

@@ -19,6 +19,9 @@ models:
     context: {context:<17}        # tokens that one request may use
     parallel: {parallel:<16}        # requests at the same time, for {cores}
 
+# providers:                          # AI services elsewhere; their models are asked for as openai/MODEL
+#   openai: {{preset: openai, api_key: env:OPENAI_API_KEY}}
+
 gateway:
   host: 127.0.0.1                     # this machine only; other addresses need `api_keys`
   port: 1337                          # clients use http://127.0.0.1:1337/v1

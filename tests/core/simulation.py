@@ -42,6 +42,7 @@ from reconciler.kinds.engine.spec import EngineSpec
 from reconciler.kinds.gateway.rules import GatewayState, Process, Target, content
 from reconciler.kinds.gateway.spec import GatewaySpec
 from reconciler.kinds.model.rules import ModelState
+from reconciler.kinds.provider.rules import Record, seen
 from reconciler.kinds.registry import KINDS
 from reconciler.kinds.server.room import decided
 from reconciler.kinds.server.rules import DRAIN_MOST, ROOM, Instance, ServerState
@@ -116,6 +117,9 @@ class Machine:
     quiet: bool = False  # the gateway serves, but does not answer questions for the moment
     held: set[int] = field(default_factory=set)  # ports that strangers have
     secretless: bool = False  # the references of client keys lead nowhere
+    keyed: bool = True  # whether the gateway that answers has the keys of providers as they are now
+    lists: dict[str, tuple[str, ...] | None] = field(default_factory=dict)  # what providers would answer; None: nothing
+    listed: dict[Ref, Record] = field(default_factory=dict)  # what asking them gave
     blind: dict[Ref, str] = field(default_factory=dict)  # what cannot be observed for the moment
     host: HostFacts = field(default_factory=HostFacts)
     now: float = 1000.0
@@ -221,7 +225,16 @@ class Machine:
             case "server":
                 group = self.servers.get(ref)
                 return Found(ServerState(tuple(group))) if group else Absent()
+            case "provider":
+                return self._provider(ref, desired)
         return Found(self._gateway(desired.get(ref)))
+
+    def _provider(self, ref: Ref, desired: Desired) -> Observation:
+        if ref not in desired:
+            return Absent()
+        spec, known = desired[ref].spec, self.listed.get(ref)
+        mine = known if known is not None and known.asked == spec.asked else None
+        return Found(seen(spec, mine, "a secret is missing" if self.secretless and spec.keys else ""))
 
     def _model(self, digest: str) -> ModelState:
         if digest not in self.pins:
@@ -245,7 +258,9 @@ class Machine:
         counts = self.inflight if self.answering else {}
         state = GatewayState(processes, routes.digest if routes else "", routed, dict(counts), keys, problem)
         torn = routes is not None and routes != self.written
-        return replace(state, used=dict(self.used), started=0.0, torn=torn)
+        return replace(
+            state, used=dict(self.used), started=0.0, torn=torn, untold=not self.keyed and bool(self.answering)
+        )
 
     def _keys(self, spec: GatewaySpec) -> tuple[tuple[tuple[str, str], ...], str]:
         if self.secretless and spec.api_keys:
@@ -325,6 +340,19 @@ class Machine:
             case ("gateway", "route"):
                 assert declared
                 yield from self._route(declared.spec, action)
+            case ("provider", "discover"):
+                assert declared
+                yield "fetching"
+                known, models = self.listed.get(ref) or Record(declared.spec.asked), self.lists.get(ref.name, ("m",))
+                known = known if known.asked == declared.spec.asked else Record(declared.spec.asked)
+                if models is None:
+                    self.listed[ref] = known.failed("UNREACHABLE", "it cannot be reached", "", 0.0, self.now)
+                else:
+                    self.listed[ref] = known.listed(models, "GET /models", self.now)
+                yield "noted"
+            case ("provider", "note" | "release"):
+                self.listed.pop(ref, None)
+                yield "noted"
             case ("engine", "purge"):
                 self.installed.discard(_folder(EngineSpec.of(self.owned[ref].spec)))
                 yield "removed"
@@ -399,7 +427,7 @@ class Machine:
         if problem:
             raise Fault("SECRET_MISSING", problem, kind=FaultClass.NEEDS_HUMAN)
         aim = action.args["targets"]
-        self.written = Routes(digest_of(content(spec, aim, keys)), aim)
+        self.written = Routes(digest_of(content(spec, aim, keys, action.args["offers"])), aim)
 
     def _route(self, spec: GatewaySpec, action: Action) -> Generator[str]:
         self._write_routes(spec, action)
@@ -407,7 +435,7 @@ class Machine:
         yield "written"
         if not self.answering:
             raise Fault("ROUTES_REFUSED", "the gateway does not answer")
-        self.loaded[self.answering] = self.written
+        self.loaded[self.answering], self.keyed = self.written, True
         yield "reloaded"
 
     # -- what the world does by itself -------------------------------------------------------------------------

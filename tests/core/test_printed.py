@@ -384,6 +384,74 @@ def what_cannot_be_seen() -> Plan:
     return seeing(built(), ONE, observed={SERVER: Unknown("the ledger is busy"), ENGINE: Absent("not there")})
 
 
+# -- providers and routes -------------------------------------------------------------------------------------------
+
+CLOUD = (
+    ONE
+    + """providers:
+  openai: {preset: openai, api_key: env:KEY}
+  lab: {base_url: "http://10.0.0.7/v1", models: [llama]}
+  azure: {preset: azure, base_url: "https://me.openai.azure.com", api_key: env:KEY}
+routes:
+  smart: {targets: [chat, openai/gpt-5.2]}
+  claude-*: {targets: [lab/llama]}
+"""
+)
+
+
+def providers_from_nothing() -> Plan:
+    return Machine().plan(desired_from(CLOUD))
+
+
+def providers_that_are_as_they_should_be() -> Plan:
+    return after(CLOUD, before=CLOUD)
+
+
+def a_provider_without_a_key() -> Plan:
+    return after(CLOUD.replace("openai, api_key: env:KEY}", "openai}"), before=CLOUD)
+
+
+def a_provider_that_is_declared_otherwise() -> Plan:
+    text = CLOUD.replace("models: [llama]", "models: [llama, qwen], request: {set: {top_k: 1}}")
+    return after(text.replace("preset: openai,", "preset: openai, allow: ['gpt-*'],"), before=CLOUD)
+
+
+def a_provider_that_is_removed_with_its_route() -> Plan:
+    gone = CLOUD.replace("  openai: {preset: openai, api_key: env:KEY}\n", "").replace(", openai/gpt-5.2]", "]")
+    return after(gone, before=CLOUD)
+
+
+def a_provider_of_which_nothing_is_known_any_more() -> Plan:
+    return after(CLOUD, lambda m: m.listed.clear(), before=CLOUD)
+
+
+def a_provider_that_lists_other_models_now() -> Plan:
+    def other(machine: Machine) -> None:
+        ref = Ref("provider", "openai")
+        machine.listed[ref] = machine.listed[ref].listed(("m", "n"), "GET /models", 2000.0)
+
+    return after(CLOUD, other, before=CLOUD)
+
+
+def a_provider_whose_secret_is_missing() -> Plan:
+    machine = built(CLOUD)
+    machine.secretless = True
+    return machine.plan(desired_from(CLOUD))
+
+
+def a_gateway_that_has_other_keys_of_providers() -> Plan:
+    machine = built(CLOUD)
+    machine.keyed = False
+    return machine.plan(desired_from(CLOUD))
+
+
+def what_keys_and_pages_of_clients_may_do() -> Plan:
+    before = "gateway: {api_keys: [{name: ci, key: env:CI}]}\n"
+    text = "gateway: {api_keys: [{name: ci, key: env:CI, allow: [chat], rate: 60/min, tokens: 1M/day}], "
+    text += "cors: {origins: ['https://a.example']}, timeouts: {idle: 1m}, body_limit: 1MiB}\n"
+    return after(ONE + text, before=ONE + before)
+
+
 PLANS: tuple[Callable[[], Plan], ...] = (
     an_engine_that_was_there_before_us, an_engine_that_lies_elsewhere_now, an_engine_that_is_damaged,
     another_version_of_an_engine, a_model_that_moves_to_another_engine, a_model_that_is_in_the_store_already,
@@ -402,6 +470,11 @@ PLANS: tuple[Callable[[], Plan], ...] = (
     a_paused_model, a_suspended_controller, a_server_whose_key_is_lost, a_model_that_its_source_tells_of,
     a_model_that_never_fits, a_server_that_no_longer_fits,
     what_it_takes_of_the_memory, no_room_for_a_second_one, what_cannot_be_seen,
+    providers_from_nothing, providers_that_are_as_they_should_be, a_provider_without_a_key,
+    a_provider_that_is_declared_otherwise, a_provider_that_is_removed_with_its_route,
+    a_provider_of_which_nothing_is_known_any_more, a_provider_that_lists_other_models_now,
+    a_provider_whose_secret_is_missing, a_gateway_that_has_other_keys_of_providers,
+    what_keys_and_pages_of_clients_may_do,
 )  # fmt: skip
 
 

@@ -58,6 +58,13 @@ def said(brick: Any, text: object) -> Any:
         ("Rate", "60/min", (60, 60.0)),
         ("Rate", "5/s", (5, 1.0)),
         ("Rate", "1000/h", (1000, 3600.0)),
+        ("Budget", "1M/day", (1_000_000, 86_400.0)),
+        ("Budget", "250k/h", (250_000, 3600.0)),
+        ("Budget", "500/min", (500, 60.0)),
+        ("Budget", "2G/day", (2_000_000_000, 86_400.0)),
+        ("Family", "claude-*", "claude-*"),
+        ("Family", "*", "*"),
+        ("Family", "smart", "smart"),
         ("Reference", "env:A_1", "env:A_1"),
         ("Reference", "file:~/a b", "file:~/a b"),
         ("Reference", "keyring:ci", "keyring:ci"),
@@ -85,6 +92,8 @@ def test_a_text_means_its_value(brick: str, text: str, value: object) -> None:
         *(("Bandwidth", t) for t in (10, "10", "10MB/min", "/s", "MB/s")),
         *(("Share", t) for t in (80, 0.8, "80", "0%", "101%", "8.5%", "%", "08%")),
         *(("Rate", t) for t in (60, "60", "60/m", "0/s", "60/", "/s", "1.5/s", "60/day")),
+        *(("Budget", t) for t in (1, "1M", "0/day", "1M/s", "1.5M/day", "1m/day", "M/day", "1 M/day")),
+        *(("Family", t) for t in ("", "a*b", "**", "*a", "-a", "a b", "claude-**")),
         *(("Reference", t) for t in ("sk-123", "env:", "env:1A", "env:A-B", "file:", "keyring:", "keyring:a/b/c")),
         *(("Reference", t) for t in ("keyring:a b", "command:", "command:  ", "ENV:A")),
         *(("Reference", t) for t in (" env:A", "env:A ", "env:A\n", "")),
@@ -115,14 +124,17 @@ def test_the_whole_language_is_understood() -> None:
     assert (chat.idle_timeout, chat.priority, chat.memory.at_most, chat.force) == (600.0, 10, 6 << 30, True)
     assert (chat.when, chat.override, chat.protect, chat.drift) == ("host.memory_gib >= 16", True, True, "correct")
     assert (chat.mcp, chat.start, fitted.start, fitted.mmproj) == (("files",), "always", "on_demand", "none")
-    openai, anthropic, lab = stack.providers.values()
+    openai, anthropic, lab, odd = stack.providers.values()
     assert (openai.preset, openai.api_key, openai.models) == ("openai", "env:OPENAI_API_KEY", ("gpt-5.2",))
     assert (anthropic.models, anthropic.api_key) == (
         "discover",
         ("keyring:anthropic", "command:pass show anthropic"),
     )
     assert (lab.base_url, lab.dialect, lab.headers["X-Key"]) == ("http://10.0.0.7:8000/v1", "openai", "file:lab.key")
-    smart, split = stack.routes.values()
+    assert (odd.auth, odd.private, odd.allow, odd.proxy) == ("api-key", True, ("qwen-*", "llama-70b"), "env:GPU_PROXY")
+    assert (odd.timeouts.connect, odd.request.default, odd.quirks.effort) == (3.0, {"max_tokens": 1024}, "high")
+    smart, split, family = stack.routes.values()
+    assert (list(stack.routes)[2], family.targets) == ("claude-*", ("anthropic/claude-*", "smart"))
     assert smart.targets == ("chat", "anthropic/claude-sonnet-5", "default")
     assert split.targets == (WeightedTarget(to="chat", weight=3), WeightedTarget(to="openai/gpt-5.2", weight=1))
     files, search = stack.mcp_servers.values()
@@ -134,7 +146,9 @@ def test_the_whole_language_is_understood() -> None:
     )
     assert (search.url, search.transport) == ("https://mcp.example.com/mcp", "http")
     gateway, limits = stack.gateway, stack.limits
-    assert (gateway.api_keys[1].allow, gateway.api_keys[1].rate) == (("chat", "smart", "lab/llama-70b"), (60, 60.0))
+    ci = gateway.api_keys[1]
+    assert ci.allow == ("chat", "smart", "lab/llama-70b", "anthropic/*")
+    assert (ci.rate, ci.tokens) == ((60, 60.0), (1_000_000, 86_400.0))
     assert (gateway.timeouts.first_byte, gateway.body_limit, gateway.workers) == (600.0, 64 << 20, "auto")
     assert (limits.memory, limits.disk, limits.downloads, limits.bandwidth) == ("auto", 0.8, 3, "none")
     assert limits.scrub == 20_000_000
@@ -351,8 +365,8 @@ FAULTS = [
         "routes.r.targets.0", "the provider 'o' does not list the model 'gpt-52'", "did you mean 'gpt-5.2'?",
     ),
     (
-        "version: 1\nmodels: {a: {source: file:x}}\nroutes: {r: {targets: [a]}, s: {targets: [r]}}", 3, 43,
-        "routes.s.targets.0", "there is no model or route named 'r'", "one of: a",
+        "version: 1\nmodels: {a: {source: file:x}}\nroutes: {r: {targets: [a]}, s: {targets: [q]}}", 3, 43,
+        "routes.s.targets.0", "there is no model or route named 'q'", "one of: a, r, s",
     ),
     (
         "version: 1\nmodels: {a: {source: file:x}}\nroutes: {a: {targets: [a]}}", 3, 10,

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.core.diagnostics import Fault, FaultClass
-from reconciler.core.ids import Ref, digest_of
+from reconciler.core.ids import Ref, canonical, digest_of
 from reconciler.core.plan import Action
 from reconciler.core.state import Declared, Found, Observation
 from reconciler.host import secrets
 from reconciler.host.probes import bindable, holder_of, unix_request
 from reconciler.host.process import Identity, alive
 from reconciler.kinds.base import Tools
-from reconciler.kinds.gateway.rules import GatewayRules, GatewayState, Process, Target, content
+from reconciler.kinds.credentials import credentials
+from reconciler.kinds.gateway.rules import GatewayRules, GatewayState, Offer, Process, Target, content
 from reconciler.kinds.gateway.spec import GatewaySpec
 from reconciler.kinds.workload import Launch, new_nonce, row_phase, start, stop
 from reconciler.store.ledger import ProcessRow
@@ -80,7 +81,8 @@ def _look(ref: Ref, declared: Declared | None, tools: Tools) -> GatewayState:
     inflight = {nonce: int(n) for nonce, n in _by_nonce(state, "inflight")}
     used = {nonce: float(at) for nonce, at in _by_nonce(state, "used")}
     started = float((state or {}).get("started") or 0.0)
-    return GatewayState(processes, digest, routed, inflight, keys, problem, holder, used, started, torn)
+    untold = declared is not None and state is not None and _untold(declared.spec, state, tools)
+    return GatewayState(processes, digest, routed, inflight, keys, problem, holder, used, started, torn, untold)
 
 
 def _by_nonce(state: Mapping[str, Any] | None, name: str) -> list[tuple[str, Any]]:
@@ -125,12 +127,38 @@ def _keys(spec: GatewaySpec, tools: Tools) -> tuple[tuple[tuple[str, str], ...],
     return tuple(out), ""
 
 
-def _write_routes(spec: GatewaySpec, aim: Mapping[str, Target], tools: Tools) -> str:
+def _secrets(spec: GatewaySpec, tools: Tools) -> dict[str, Any]:
+    """What the gateway is to show to providers, as far as it can be resolved: what is missing is theirs to tell."""
+    out = {}
+    for provider in spec.providers:
+        shown, _ = credentials(provider.keys, provider.secret_headers, provider.secret_proxy, tools.base)
+        out[provider.name] = shown.told()
+    return out
+
+
+def _untold(spec: GatewaySpec, state: Mapping[str, Any], tools: Tools) -> bool:
+    """Whether the running gateway has other secrets than those of now. It tells only their salted digest."""
+    if "secrets" not in state:
+        return False
+    wanted = _secrets(spec, tools)
+    if not wanted and not state["secrets"]:
+        return False
+    return bool(state["secrets"] != fingerprint(wanted, str(state.get("nonce", ""))))
+
+
+def fingerprint(told: Mapping[str, Any], nonce: str) -> str:
+    """The digest by which a gateway says which secrets it has: sha256 (hex) of its nonce and their canonical JSON."""
+    return hashlib.sha256((nonce + canonical(told)).encode()).hexdigest()
+
+
+def _write_routes(spec: GatewaySpec, action: Action, tools: Tools) -> str:
     """Write routes.json and return its digest. Raises Fault for a key that cannot be resolved."""
+    aim: Mapping[str, Target] = action.args["targets"]
+    has: Mapping[str, Offer] = action.args["offers"]
     for _, reference in spec.api_keys:
         secrets.resolve(reference, tools.base)
     keys, _ = _keys(spec, tools)
-    document = content(spec, aim, keys)
+    document = content(spec, aim, keys, has)
     digest = digest_of(document)
     for model in document["models"].values():
         model["created"] = int(time.time())
@@ -146,8 +174,9 @@ def _write_routes(spec: GatewaySpec, aim: Mapping[str, Target], tools: Tools) ->
 
 
 def _route(spec: GatewaySpec, action: Action, tools: Tools) -> None:
-    digest = _write_routes(spec, action.args["targets"], tools)
-    answer = unix_request(tools.layout.gateway_socket, "POST", "/reload", timeout=5.0)
+    digest = _write_routes(spec, action, tools)
+    body = json.dumps({"secrets": _secrets(spec, tools)}).encode()
+    answer = unix_request(tools.layout.gateway_socket, "POST", "/reload", timeout=5.0, body=body)
     if answer is None or answer.get("digest") != digest:
         why = (answer or {}).get("error") or "it does not answer"
         raise Fault("ROUTES_REFUSED", f"the gateway did not take its routes: {why}")
@@ -158,7 +187,7 @@ async def _start(ref: Ref, spec: GatewaySpec, action: Action, tools: Tools) -> N
         raise _port_fault(spec, why)
     socket = tools.layout.gateway_socket
     tools.files.private_folder(socket.parent)
-    await asyncio.to_thread(_write_routes, spec, action.args["targets"], tools)
+    await asyncio.to_thread(_write_routes, spec, action, tools)
     nonce = new_nonce()
     argv = [sys.executable, "-P", "-m", "reconciler.gateway"]
     argv += ["--routes", str(tools.layout.routes), "--socket", str(socket)]

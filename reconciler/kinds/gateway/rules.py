@@ -6,16 +6,17 @@ ready yet is routed to nothing with a reason, so that clients hear "loading" and
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from reconciler.core.ids import Ref, digest_of
+from reconciler.core.ids import Ref, canonical, digest_of
 from reconciler.core.plan import Action, Change, FieldChange, Op, Phase, Price
 from reconciler.core.state import VOLATILE, Declared, Drift, Unknown, World
 from reconciler.core.status import Condition, no, yes
 from reconciler.kinds.carried import CALLS
-from reconciler.kinds.gateway.spec import GatewaySpec
+from reconciler.kinds.gateway.spec import FORMAT, ForkSpec, GatewaySpec, GrantSpec, UpstreamSpec
 from reconciler.supervise.machine import Phase as Life
 
 
@@ -37,7 +38,8 @@ class GatewayState:
     sha256) pairs.
 
     `problem` says which secret cannot be resolved; `holder` who else has the port; `torn` that routes.json is not what
-    it serves by: something came between the writing and the reading.
+    it serves by: something came between the writing and the reading. `untold` says that the keys of providers which it
+    has are not those of now; a gateway that tells nothing of them is not told any.
     """
 
     processes: tuple[Process, ...] = ()
@@ -50,6 +52,7 @@ class GatewayState:
     used: Mapping[str, float] = field(default_factory=dict, metadata=VOLATILE)
     started: float = field(default=0.0, metadata=VOLATILE)
     torn: bool = False
+    untold: bool = False
 
     @property
     def living(self) -> tuple[Process, ...]:
@@ -73,6 +76,15 @@ class Target:
     context: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a provider has: models, whether any other may be asked for too, and what keeps it from being asked."""
+
+    models: tuple[str, ...] = ()
+    open: bool = False
+    reason: str = ""
+
+
 class GatewayRules:
     drift = Drift.CORRECT
     runs = True
@@ -94,12 +106,18 @@ class GatewayRules:
         if current[-1].life is Life.STARTING:
             wait = Action(Phase.START, "await", "wait until it answers", {"nonce": current[-1].nonce})
             return Change(ref, Op.UPDATE, "it is starting", (wait, *others), fields, where=declared.where)
-        aim = targets(spec, world)
-        wanted = digest_of(content(spec, aim, state.keys))
-        if state.digest != wanted or state.torn or state.problem or owned is None or owned.digest != declared.digest:
+        aim, has = targets(spec, world), offers(spec, world)
+        current_routes = state.digest == digest_of(content(spec, aim, state.keys, has)) and not state.torn
+        same = owned is not None and owned.digest == declared.digest
+        if not current_routes or state.untold or state.problem or not same:
             text, hold = "rewrite its routes; running requests are not touched", _unseen(spec, world)
-            route = Action(Phase.ROUTE, "route", text, {"targets": aim}, hold)
-            reason = "its settings changed" if fields else "its routes are to follow the servers"
+            if current_routes and same and state.untold and not state.problem:
+                text, fields = "tell it the keys of its providers", ()
+            route = Action(Phase.ROUTE, "route", text, {"targets": aim, "offers": has}, hold)
+            follow = "its routes are to follow the servers" + (" and providers" if spec.providers else "")
+            reason = "its settings changed" if fields else follow
+            if current_routes and same and state.untold:
+                reason = "it does not have the keys of its providers that are there now"
             return Change(ref, Op.UPDATE, reason, (route, *others), fields, where=declared.where)
         if others:
             return Change(ref, Op.REPLACE, "it listens elsewhere now", others, where=declared.where)
@@ -116,7 +134,7 @@ class GatewayRules:
         if not any(p.listening == spec.listening for p in ready):
             return no("Ready", "NotListening", state.holder and f"port {spec.port} is held by {state.holder}"), running
         aim = targets(spec, world)
-        current = state.digest == digest_of(content(spec, aim, state.keys))
+        current = state.digest == digest_of(content(spec, aim, state.keys, offers(spec, world))) and not state.untold
         idle = {ref.name for ref, s in world.standing.items() if not s.wanted}
         waiting = sorted(name for name, target in aim.items() if not target.nonce and name not in idle)
         if not current:
@@ -158,14 +176,35 @@ def _unloaded(name: str, declared: Declared | None, why: str, in_trouble: bool) 
     return Target(reason=why, on_demand=start == "on_demand")
 
 
-def content(spec: GatewaySpec, aim: Mapping[str, Target], keys: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    """All that routes.json says, except for session keys; its digest names the routes."""
+def offers(spec: GatewaySpec, world: World) -> dict[str, Offer]:
+    """Provider → what it has now. Of one that cannot be looked at, what the manifest itself names."""
+    out = {}
+    for provider in spec.providers:
+        state = world.found(Ref("provider", provider.name))
+        out[provider.name] = (
+            Offer(provider.named) if state is None else Offer(tuple(state.models), state.open, state.problem)
+        )
+    return out
+
+
+def content(
+    spec: GatewaySpec,
+    aim: Mapping[str, Target],
+    keys: tuple[tuple[str, str], ...],
+    has: Mapping[str, Offer] | None = None,
+) -> dict[str, Any]:
+    """All that routes.json says, except for session keys; its digest names the routes. Never a key of a provider."""
+    has, grants = has or {}, {grant.name: grant for grant in spec.grants}
     return {
-        "format": 1,
+        "format": FORMAT,
         "listen": {"host": spec.host, "port": spec.port},
         "prefix": spec.prefix,
         "trusted_hosts": list(spec.trusted_hosts),
-        "api_keys": [{"name": name, "sha256": sha256} for name, sha256 in keys],
+        "cors": {"origins": list(spec.origins)},
+        "limits": dict(spec.limits),
+        "api_keys": [{"name": name, "sha256": sha256} | _grant(grants.get(name)) for name, sha256 in keys],
+        "providers": {p.name: _provider(p, has.get(p.name, Offer(p.named))) for p in spec.providers},
+        "routes": {fork.name: _fork(fork) for fork in spec.routes},
         "models": {
             m.name: {
                 "owned_by": "reconciler",
@@ -175,12 +214,44 @@ def content(spec: GatewaySpec, aim: Mapping[str, Target], keys: tuple[tuple[str,
                 "target": _target(m.name, t) if t.nonce else None,
                 "reason": t.reason,
                 **({"on_demand": True} if t.on_demand else {}),
+                **({"request": json.loads(m.request)} if m.request else {}),
             }
             for m in spec.models
             for t in (aim[m.name],)
         },
         "names": {name: m.name for m in spec.models for name in (m.name, *m.aliases)},
     }
+
+
+def _grant(grant: GrantSpec | None) -> dict[str, Any]:
+    if grant is None:
+        return {"allow": None, "rate": None, "tokens": None}
+    allow = None if grant.allow is None else list(grant.allow)
+    return {"allow": allow, "rate": _amount(grant.rate), "tokens": _amount(grant.tokens)}
+
+
+def _amount(bound: tuple[int, float] | None) -> dict[str, Any] | None:
+    return None if bound is None else {"count": bound[0], "seconds": bound[1]}
+
+
+def _provider(provider: UpstreamSpec, has: Offer) -> dict[str, Any]:
+    return {
+        "speaks": dict(provider.speaks),
+        "auth": provider.auth,
+        "headers": dict(provider.headers),
+        "models": list(has.models),
+        "open": has.open,
+        "quirks": json.loads(provider.quirks or "{}"),
+        "private": provider.private,
+        "proxy": provider.proxy or None,
+        "timeouts": dict(provider.timeouts),
+        "request": json.loads(provider.request or "{}"),
+        "reason": has.reason,
+    }
+
+
+def _fork(fork: ForkSpec) -> dict[str, Any]:
+    return {"targets": [{"to": to, "weight": weight} for to, weight in fork.targets], "on": list(fork.on)}
 
 
 def _target(name: str, target: Target) -> dict[str, Any]:
@@ -193,14 +264,16 @@ def _start(
     fields: tuple[FieldChange, ...], world: World,
 ) -> Change:  # fmt: skip
     spec: GatewaySpec = declared.spec
-    begin = Action(Phase.START, "start", f"listen on {spec.host}:{spec.port}", {"targets": targets(spec, world)})
-    led = ", ".join(m.name for m in spec.models) or "no model yet"
-    route = Action(Phase.ROUTE, "route", f"route {led}", {"targets": targets(spec, world)})
+    args = {"targets": targets(spec, world), "offers": offers(spec, world)}
+    begin = Action(Phase.START, "start", f"listen on {spec.host}:{spec.port}", args)
+    names = (*(m.name for m in spec.models), *(fork.name for fork in spec.routes))
+    led = ", ".join((*names, *(f"{p.name}/…" for p in spec.providers))) or "no model yet"
+    route = Action(Phase.ROUTE, "route", f"route {led}", args)
     # A process of ours that has the port must go first: it listens on another address, or it is hung.
     before = tuple(_stop(p) for p in state.living if p.port == spec.port)
     blocked = f"; port {spec.port} is held by {state.holder}" if state.holder and not before else ""
-    names = tuple(sorted(name for m in spec.models for name in (m.name, *m.aliases)))
-    price = Price(downtime="refuses requests until it has restarted", clients=names)
+    asked = tuple(sorted((*(n for m in spec.models for n in (m.name, *m.aliases)), *(f.name for f in spec.routes))))
+    price = Price(downtime="refuses requests until it has restarted", clients=asked)
     if before:
         after = tuple(stop for stop in others if stop not in before)
         reason = "its process is to leave the port first"
@@ -226,16 +299,42 @@ def _stop(process: Process) -> Action:
     return Action(Phase.STOP, "stop", "finish running requests and stop", {"nonce": process.nonce})
 
 
+_LIMITS = {"body": "body_limit"} | {f"{name}_seconds": f"timeouts.{name}" for name in ("connect", "first_byte", "idle")}
+
+
 def _fields(before: Mapping[str, Any], spec: GatewaySpec) -> tuple[FieldChange, ...]:
-    out = []
-    for key in ("host", "port", "prefix", "trusted_hosts", "api_keys"):
-        old, new = before.get(key), getattr(spec, key)
-        new = [list(v) if isinstance(v, tuple) else v for v in new] if isinstance(new, tuple) else new
-        if key in before and old != new:
-            out.append(FieldChange(f"gateway.{key}", old, new))
+    """What changed of its settings; of providers, their own changes tell."""
+    out, plain = [], json.loads(canonical(spec))
+    for key in ("host", "port", "prefix", "trusted_hosts", "api_keys", "origins"):
+        if key in before and before[key] != plain[key]:
+            out.append(FieldChange(f"gateway.{'cors.origins' if key == 'origins' else key}", before[key], plain[key]))
+    for key, name in _LIMITS.items():
+        was, now = (dict(side.get("limits", ())).get(key) for side in (before, plain))
+        if "limits" in before and was != now:
+            out.append(FieldChange(f"gateway.{name}", was, now))
+    for name, (old, new) in _named(before, plain, "grants"):
+        bounds = [(key, (old or {}).get(key), (new or {}).get(key)) for key in ("allow", "rate", "tokens")]
+        out += [FieldChange(f"gateway.api_keys.{name}.{key}", was, now) for key, was, now in bounds if was != now]
+    for name, (old, new) in _named(before, plain, "routes"):
+        out.append(FieldChange(f"routes.{name}", _brief(old), _brief(new)))
     old_aliases = {m["name"]: list(m["aliases"]) for m in before.get("models", [])}
     for model in spec.models:
         old, new = old_aliases.get(model.name), list(model.aliases)
         if old is not None and old != new:
             out.append(FieldChange(f"models.{model.name}.aliases", old, new))
     return tuple(out)
+
+
+def _named(before: Mapping[str, Any], plain: Mapping[str, Any], key: str) -> list[tuple[str, tuple[Any, Any]]]:
+    """(name, (as it was, as it is to be)) of the entries of a list that changed, None where there is none."""
+    if key not in before:
+        return []
+    was, now = ({each["name"]: each for each in side[key]} for side in (before, plain))
+    return [(name, (was.get(name), now.get(name))) for name in sorted({*was, *now}) if was.get(name) != now.get(name)]
+
+
+def _brief(route: Mapping[str, Any] | None) -> Any:
+    """The targets of a route, with their weights where they have some."""
+    if route is None:
+        return None
+    return [to if weight is None else f"{to} x{weight}" for to, weight in route["targets"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -11,9 +12,10 @@ from pydantic import AfterValidator, Field, Tag, model_validator
 from reconciler.core.ids import digest_of
 from reconciler.core.section import (
     SHAPE,
-    Alias,
+    Budget,
     Duration,
     Entry,
+    Family,
     Later,
     Name,
     Rate,
@@ -26,6 +28,8 @@ from reconciler.core.section import (
     size,
 )
 
+FORMAT = 2  # of routes.json: the one place that says which
+
 
 class ApiKey(Section):
     """One client's key. Only its sha256 ever reaches the disk."""
@@ -34,10 +38,12 @@ class ApiKey(Section):
     """Who it belongs to; appears in logs."""
     key: Reference
     """Where the key is: env:NAME, file:PATH, keyring:NAME or command:PROGRAM. Never the key itself."""
-    allow: Annotated[tuple[Alias, ...] | None, Later()] = None
-    """The models and routes that it may ask for. Default: all."""
-    rate: Annotated[Rate | None, Later()] = None
+    allow: tuple[Family, ...] | None = None
+    """The models and routes that it may ask for; with a `*` at the end all that begin so: `openai/*`. Default: all."""
+    rate: Rate | None = None
     """How many requests it may make: `60/min`. Default: as many as it likes."""
+    tokens: Budget | None = None
+    """How many tokens it may use, in and out: `1M/day`. Default: as many as it likes."""
 
 
 class Cors(Section):
@@ -61,13 +67,13 @@ class Timeouts(Section):
 class WeightedTarget(Section):
     """One target among several that share the requests of a route."""
 
-    to: Alias
-    """A model, an alias, or provider/model."""
+    to: Family
+    """A model, an alias, another route, or provider/model."""
     weight: Annotated[int, Field(ge=1, le=1000, strict=True)] = 1
     """Its share, relative to the weights of the others."""
 
 
-Target = Annotated[Annotated[Alias, Tag("plain")] | Annotated[WeightedTarget, Tag("mapping")], SHAPE]
+Target = Annotated[Annotated[Family, Tag("plain")] | Annotated[WeightedTarget, Tag("mapping")], SHAPE]
 Trouble = Literal["unavailable", "overloaded", "timeout"]
 
 
@@ -81,7 +87,9 @@ class RouteSection(Entry):
     """A name that clients may ask for, and who answers: one after the other, or by weight."""
 
     targets: Annotated[tuple[Target, ...], Field(min_length=1), AfterValidator(_of_one_kind)]
-    """Models, aliases or provider/model in the order in which they are tried, or each as `{to, weight}`."""
+    """Models, aliases, other routes or provider/model in the order in which they are tried, or each as `{to, weight}`.
+    Where the route's own name ends in `*`, one that does so too is asked for the rest of the name that was asked
+    for."""
     on: Annotated[tuple[Trouble, ...], Field(min_length=1)] = ("unavailable", "overloaded", "timeout")
     """What makes the next one be tried, as long as nothing was answered."""
 
@@ -100,11 +108,11 @@ class GatewaySection(Section):
     trusted_hosts: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9.:\[\]_-]+$")], ...] = ("localhost", "127.0.0.1")
     """Host names that requests may be addressed to; others are refused (DNS rebinding)."""
 
-    cors: Annotated[Cors, Later()] = Cors()
+    cors: Cors = Cors()
     """Which web pages may ask."""
-    timeouts: Annotated[Timeouts, Later()] = Timeouts()
+    timeouts: Timeouts = Timeouts()
     """How long to wait for a server or provider."""
-    body_limit: Annotated[Size, Later()] = default("64MiB", size)
+    body_limit: Size = default("64MiB", size)
     """The largest request that is taken."""
     workers: Annotated[Annotated[int, Field(ge=1, le=64, strict=True)] | Literal["auto"], Later()] = "auto"
     """Processes that share the port."""
@@ -134,17 +142,65 @@ def loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
-    """One model as clients see it; `context` is 0 where nobody tells its server. Its server is server/NAME."""
+    """One model as clients see it; `context` is 0 where nobody tells its server. Its server is server/NAME.
+
+    `request` is what is changed in requests to it (JSON, or empty).
+    """
 
     name: str
     aliases: tuple[str, ...]
     task: str
     context: int
+    request: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSpec:
+    """One provider as the gateway asks it; what models it has is known of provider/NAME, as it is observed.
+
+    `speaks` leads from a dialect to its base URL, `headers` are plain ones, `timeouts` seconds by name, `quirks` and
+    `request` JSON (or empty). `keys`, `secret_headers` and `secret_proxy` are references. `named` are the models
+    that the manifest itself names.
+    """
+
+    name: str
+    speaks: tuple[tuple[str, str], ...]
+    auth: str
+    headers: tuple[tuple[str, str], ...] = ()
+    private: bool = False
+    proxy: str = ""
+    timeouts: tuple[tuple[str, float], ...] = ()
+    request: str = ""
+    quirks: str = ""
+    named: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    secret_headers: tuple[tuple[str, str], ...] = ()
+    secret_proxy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ForkSpec:
+    """A name of `routes`: (target, weight or None) pairs, in their order, and what makes the next one be tried."""
+
+    name: str
+    targets: tuple[tuple[str, int | None], ...]
+    on: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GrantSpec:
+    """What the client with the key of this name may do; None where there is no bound. Amounts are (count, seconds)."""
+
+    name: str
+    allow: tuple[str, ...] | None = None
+    rate: tuple[int, float] | None = None
+    tokens: tuple[int, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GatewaySpec:
-    """`api_keys` are (name, reference) pairs; `models` are sorted by name."""
+    """`api_keys` are (name, reference) pairs; `models`, `providers` and `routes` are sorted by name. `limits` are bytes
+    for `body`, and seconds for what ends in `_seconds`."""
 
     host: str
     port: int
@@ -152,6 +208,11 @@ class GatewaySpec:
     trusted_hosts: tuple[str, ...]
     api_keys: tuple[tuple[str, str], ...]
     models: tuple[RouteSpec, ...]
+    providers: tuple[UpstreamSpec, ...] = ()
+    routes: tuple[ForkSpec, ...] = ()
+    grants: tuple[GrantSpec, ...] = ()
+    origins: tuple[str, ...] = ()
+    limits: tuple[tuple[str, float], ...] = ()
 
     @property
     def digest(self) -> str:
@@ -165,10 +226,42 @@ class GatewaySpec:
 
     @property
     def listening(self) -> str:
-        """The digest of what only a new process can change; all else is reloaded."""
-        return digest_of([self.host, self.port])
+        """The digest of what only a new process can change; all else is reloaded.
+
+        One that an earlier version started does not read what is written now.
+        """
+        return digest_of([self.host, self.port, FORMAT])
 
 
-def resolve(section: GatewaySection, models: tuple[RouteSpec, ...]) -> GatewaySpec:
-    keys = tuple((k.name, k.key) for k in section.api_keys)
-    return GatewaySpec(section.host, section.port, section.prefix, section.trusted_hosts, keys, models)
+def resolve(
+    section: GatewaySection,
+    models: tuple[RouteSpec, ...],
+    providers: tuple[UpstreamSpec, ...] = (),
+    routes: tuple[ForkSpec, ...] = (),
+) -> GatewaySpec:
+    times = section.timeouts
+    limits = {"body": section.body_limit, "connect_seconds": times.connect}
+    limits |= {"first_byte_seconds": times.first_byte, "idle_seconds": times.idle}
+    return GatewaySpec(
+        host=section.host,
+        port=section.port,
+        prefix=section.prefix,
+        trusted_hosts=section.trusted_hosts,
+        api_keys=tuple((k.name, k.key) for k in section.api_keys),
+        models=models,
+        providers=providers,
+        routes=routes,
+        grants=tuple(
+            GrantSpec(k.name, k.allow, k.rate, k.tokens)
+            for k in section.api_keys
+            if (k.allow, k.rate, k.tokens) != (None, None, None)
+        ),
+        origins=section.cors.origins,
+        limits=tuple(sorted(limits.items())),
+    )
+
+
+def fork(name: str, section: RouteSection, left_out: Collection[str] = ()) -> ForkSpec:
+    """`left_out` are targets that are not for this machine."""
+    pairs = [(t, None) if isinstance(t, str) else (t.to, t.weight) for t in section.targets]
+    return ForkSpec(name, tuple((to, weight) for to, weight in pairs if to not in left_out), section.on)

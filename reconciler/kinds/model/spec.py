@@ -33,6 +33,7 @@ from reconciler.core.section import (
 from reconciler.gguf.quant import Quant
 from reconciler.kinds.fit import PLAIN, Demand
 from reconciler.kinds.options import allowed_name, allowed_value, allowed_variable, distinct
+from reconciler.kinds.rewriting import RequestSection
 
 Cache = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 HF = r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+(@[A-Za-z0-9][A-Za-z0-9._/-]*)?"  # Hugging Face
@@ -212,6 +213,8 @@ class ModelSection(Entry):
     """How far its process steps back when the processor is wanted by others: 0 not at all, 19 as far as it goes."""
     force: Truth = False
     """Whether to start it although it does not seem to fit the memory."""
+    request: RequestSection = RequestSection()
+    """Changes to each request before its server gets it."""
     mcp: Annotated[tuple[Name, ...], Later()] = ()
     """MCP servers whose tools are added to its chats: names from `mcp_servers`."""
 
