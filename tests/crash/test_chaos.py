@@ -35,12 +35,11 @@ from pathlib import Path
 from statistics import median
 from urllib.error import HTTPError
 
-import psutil
 import pytest
 from openai import DEFAULT_MAX_RETRIES, APIConnectionError, APIStatusError, OpenAI, OpenAIError
 from openai.types.chat import ChatCompletionUserMessageParam
 
-from reconciler.host.process import NONCE, ROOT, alive, find
+from reconciler.host.process import NONCE, ROOT, alive
 from reconciler.store.ledger import Ledger, ProcessRow
 from tests.crash.harness import NIGHTLY, SEED, wait_until
 from tests.e2e.stage import Stage
@@ -217,13 +216,13 @@ class Witness(threading.Thread):
 
     def _strays(self) -> None:
         """What is wrong counts only where it still is on a second look: the two are never read at one moment."""
-        found = find(ROOT, str(self.stage.root))
+        leaders = [p for p in children_with_env(ROOT, str(self.stage.root)) if p.leads]
         rows = self._rows()
-        leaders = [p for p in found if _leads(p.pid)]
         for process in leaders:
-            if _nonce(process.pid) not in {row.nonce for row in rows} and alive(process):
+            if process.environ.get(NONCE) not in {row.nonce for row in rows} and process_alive(process.pid):
                 rows = self._rows()
-                if (nonce := _nonce(process.pid)) not in {row.nonce for row in rows} and alive(process):
+                nonce = process.environ.get(NONCE)
+                if nonce not in {row.nonce for row in rows} and process_alive(process.pid):
                     self.record.problems.append(f"stray: pid {process.pid}, nonce {nonce}")
         serving = Counter(
             str(row.ref) for row in rows if row.retiring is None and row.identity is not None and alive(row.identity)
@@ -308,19 +307,6 @@ def _signal(pid: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def _leads(pid: int) -> bool:
-    with suppress(ProcessLookupError):
-        return os.getpgid(pid) == pid
-    return False
-
-
-def _nonce(pid: int) -> str:
-    try:
-        return psutil.Process(pid).environ().get(NONCE, "")
-    except psutil.Error:
-        return ""
 
 
 @pytest.fixture
