@@ -18,6 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--routes", type=Path, required=True, help="routes.json, written by the controller")
     parser.add_argument("--socket", type=Path, required=True, help="unix socket for the controller")
     parser.add_argument("--controller", type=Path, help="unix socket of the controller, who loads models on demand")
+    parser.add_argument("--kept", type=Path, help="folder for answers that are gone on from; else none is kept")
     parser.add_argument(
         "--drain-seconds", type=float, default=10.0, help="how long running replies may go on at the end"
     )
@@ -28,7 +29,11 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     server.raise_file_limit()
     try:
-        asyncio.run(server.serve(arguments.routes, arguments.socket, arguments.controller, arguments.drain_seconds))
+        asyncio.run(
+            server.serve(
+                arguments.routes, arguments.socket, arguments.controller, arguments.kept, arguments.drain_seconds
+            )
+        )
     except server.CannotStart as error:
         log.log("error", "cannot-start", reason=error)
         return 1

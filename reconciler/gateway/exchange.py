@@ -13,7 +13,12 @@ import random
 from typing import Any, NamedTuple
 
 from reconciler.dialects.bridge import Unmappable
+from reconciler.dialects.compose import Composed
+from reconciler.dialects.kept import Kept
+from reconciler.dialects.responses_fix import ResponsesFix
+from reconciler.dialects.responses_on_chat import ResponsesOnChat, references
 from reconciler.gateway import bridges, errors, gather, payload
+from reconciler.gateway.bridges import Remembered
 from reconciler.gateway.errors import Refusal
 from reconciler.gateway.health import Health
 from reconciler.gateway.live import LiveRoutes, Secrets
@@ -23,6 +28,7 @@ from reconciler.gateway.match import Candidate, Match, match
 from reconciler.gateway.operations import Operation
 from reconciler.gateway.proxy import Call, Failure, Proxy
 from reconciler.gateway.reply import JSON, Reply
+from reconciler.gateway.responses_store import ResponsesStore
 from reconciler.gateway.routes import ApiKey, Limits, Target
 
 LOADS = 8  # times that a request has its model loaded
@@ -52,7 +58,9 @@ class Asked(NamedTuple):
 class Exchange:
     """Answers what clients ask of models."""
 
-    def __init__(self, live: LiveRoutes, proxy: Proxy, loader: Loader) -> None:
+    def __init__(self, live: LiveRoutes, proxy: Proxy, loader: Loader, store: ResponsesStore) -> None:
+        self.store = store
+        self._kept = Kept()
         self._live = live
         self._proxy = proxy
         self._loader = loader
@@ -106,8 +114,8 @@ class Exchange:
 
     async def _ask_engine(self, candidate: Candidate, asked: Asked, reply: Reply, number: int, last: bool) -> None:
         target = await self._loaded(candidate, asked, reply)
-        call = _call(asked, candidate, target, target.key, number, last)
-        await self._proxy.carry(call, reply)
+        call = _call(asked, candidate, target, target.key, await self._remembered(asked), number, last)
+        await self._proxy.carry(self._remembering(asked, call), reply)
 
     async def _loaded(self, candidate: Candidate, asked: Asked, reply: Reply) -> Target:
         """The engine process that serves it, loaded if need be; raises `Refusal`."""
@@ -148,13 +156,14 @@ class Exchange:
         secrets = self._live.secrets.get(provider.name)
         if secrets is None:
             raise errors.provider_down(provider.name, "what it is asked with has not been handed over yet")
-        keys = self._keys(provider.name, secrets)
+        keys, target = self._keys(provider.name, secrets), secrets.applied(provider.target)
+        remembered = await self._remembered(asked)
         again = last
         while True:
             place, key = keys[0]
-            call = _call(asked, candidate, secrets.applied(provider.target), key, number, last and len(keys) == 1)
+            call = _call(asked, candidate, target, key, remembered, number, last and len(keys) == 1)
             try:
-                await self._proxy.carry(call, reply)
+                await self._proxy.carry(self._remembering(asked, call), reply)
             except Failure as failure:
                 if failure.status not in _KEY_TROUBLE:
                     raise
@@ -173,6 +182,33 @@ class Exchange:
             else:
                 self._health.succeeded(place)
                 return
+
+    async def _remembered(self, asked: Asked) -> Remembered:
+        """What an earlier exchange left that this one goes on from."""
+        if asked.operation.path != "/responses":
+            return Remembered(self._kept)
+        owner = asked.key.name if asked.key is not None else None
+        before, referred = asked.document.get("previous_response_id"), references(asked.document)
+        history = await asyncio.to_thread(self.store.history, before, owner) if isinstance(before, str) else None
+        items = await asyncio.to_thread(self.store.items, referred, owner) if referred else {}
+        return Remembered(self._kept, history, items)
+
+    def _remembering(self, asked: Asked, call: Call) -> Call:
+        """The call, whose answer is kept if the client may want to go on from it: before it is told the end of it."""
+        bridge = call.bridge.first if isinstance(call.bridge, Composed) else call.bridge
+        if not isinstance(bridge, ResponsesFix | ResponsesOnChat) or not bridge.store:
+            return call
+        if not self._live.routes.keep_responses:
+            return call
+        owner = asked.key.name if asked.key is not None else None
+
+        async def keep() -> None:
+            if (answer := bridge.answer) is not None:
+                output = answer["output"]
+                put = self.store.put
+                await asyncio.to_thread(put, answer["id"], bridge.previous, owner, bridge.items, output, None, answer)
+
+        return call._replace(before_end=keep)
 
     def _keys(self, name: str, secrets: Secrets) -> list[tuple[str, str | None]]:
         """(what it is known as here, the key), the ones that work first."""
@@ -208,9 +244,9 @@ def _trouble(status: int, candidate: Candidate) -> str:
 
 def _tell(failure: Failure, asked: Asked, reply: Reply) -> None:
     """The target's own error, in the client's dialect."""
-    body = bridges.error(failure.status, failure.body, asked.operation.dialect, asked.request_id)
+    status, body = bridges.error(failure.status, failure.body, asked.operation.dialect, asked.request_id)
     headers = failure.headers if body is failure.body else JSON + _without_type(failure.headers)
-    reply.whole(failure.status, headers, body)
+    reply.whole(status, headers, body)
 
 
 def _without_type(headers: bytes) -> bytes:
@@ -218,44 +254,43 @@ def _without_type(headers: bytes) -> bytes:
     return b"".join(line for line in headers.splitlines(keepends=True) if not line.lower().startswith(of_the_body))
 
 
-def _call(asked: Asked, candidate: Candidate, target: Target, key: str | None, number: int, early: bool) -> Call:
+def _call(
+    asked: Asked,
+    candidate: Candidate,
+    target: Target,
+    key: str | None,
+    remembered: Remembered,
+    number: int,
+    early: bool,
+) -> Call:
     """What goes out: the client's own bytes where nothing is to be changed, else a translated or rewritten document."""
-    operation = asked.operation
     name = candidate.name if candidate.provider is not None else target.model
     document = payload.rewritten(asked.document, candidate.rewrite, name)
+    context = candidate.model.context if candidate.model is not None else None
+    try:
+        way = bridges.way(asked.operation, document, target, remembered, asked.request_id, context)
+    except Unmappable as error:
+        raise errors.field_refused(error.field, str(error)) from None
     told = [b"x-reconciler-target: %b\r\n" % target.label.encode()]
     if number > 1:
         told.append(b"x-reconciler-attempts: %d\r\n" % number)
-    api, bridge = operation.api, None
-    if api not in target.speaks:
-        try:
-            api, bridge = bridges.bridge(operation, document, target, asked.request_id)
-        except Unmappable as error:
-            raise errors.field_refused(error.field, error.message) from None
-        if bridge.ignored:
-            told.append(b"x-reconciler-ignored: %b\r\n" % ", ".join(bridge.ignored).encode("ascii", "replace")[:1000])
-        document = bridge.document
-    else:
-        bridge = bridges.mend(operation, document, target, asked.request_id)
-    base = target.speaks[api]
-    path = bridge.path if bridge is not None and api != operation.api else operation.forwarded
+    if way.ignored:
+        told.append(b"x-reconciler-ignored: %b\r\n" % ", ".join(way.ignored).encode("ascii", "replace")[:1000])
+    body = asked.body if way.document is asked.document else payload.encoded(way.document)
     streamed = None
-    if document is asked.document:
-        body = asked.body
-        if not target.provider and bridge is None:
-            streamed = gather.as_stream(path, document, body)
-    else:
-        body = payload.encoded(document)
+    if not target.provider and way.bridge is None:
+        streamed = gather.as_stream(way.path, way.document, body)
+    query = asked.query if asked.query and way.api == asked.operation.api == "anthropic" else ""
     return Call(
         target=target,
-        base=base,
-        path=path + (f"?{asked.query}" if asked.query and api == operation.api and api == "anthropic" else ""),
+        base=target.speaks[way.api],
+        path=f"{way.path}?{query}" if query else way.path,
         headers=asked.headers,
         body=body if streamed is None else streamed,
         key=key,
-        dialect=operation.dialect,
+        dialect=asked.operation.dialect,
         gather=streamed is not None,
-        bridge=bridge,
+        bridge=way.bridge,
         told=b"".join(told),
         early=early and candidate.provider is None,
     )

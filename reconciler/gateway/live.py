@@ -6,12 +6,12 @@ Beside them the secrets of providers, which the controller hands over: they are 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from reconciler.core.ids import canonical
 from reconciler.gateway import guards
 from reconciler.gateway.guards import Trust
 from reconciler.gateway.log import log
@@ -82,8 +82,7 @@ class LiveRoutes:
     def take(self, raw: Any) -> None:
         """Ask providers with these secrets from now on; raises ValueError and keeps the old ones where they are bad."""
         self.secrets = read_secrets(raw)
-        told = json.dumps(raw, sort_keys=True, separators=(",", ":"))
-        self.secrets_digest = hashlib.sha256(f"{self._salt}{told}".encode()).hexdigest()
+        self.secrets_digest = hashlib.sha256(f"{self._salt}{canonical(raw)}".encode()).hexdigest() if raw else ""
 
     def reload(self) -> None:
         """Read the file again."""

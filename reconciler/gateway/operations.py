@@ -5,6 +5,9 @@ made from it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Dialect = Literal["openai", "anthropic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,7 @@ class Operation:
     path: str
     api: str
     summary: str
-    dialect: str = "openai"
+    dialect: Dialect = "openai"
     generates: bool = False
     upstream: str = ""
 

@@ -12,7 +12,7 @@ asked.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
 from reconciler.dialects.bridge import Bridge
@@ -21,6 +21,7 @@ from reconciler.gateway.dial import Unreachable
 from reconciler.gateway.errors import Refusal
 from reconciler.gateway.gather import Gathering
 from reconciler.gateway.log import log
+from reconciler.gateway.operations import Dialect
 from reconciler.gateway.pool import Pool
 from reconciler.gateway.reply import EVENTS, JSON, Reply
 from reconciler.gateway.routes import Base, Target
@@ -43,6 +44,7 @@ class Call(NamedTuple):
 
     `gather`: the client wants a whole answer, and the target is asked for a stream. `told` are ready lines for the
     client's answer. `early`: nobody else could be asked, so a stream begins as soon as the target says 200.
+    `before_end` is done once the bridge has the whole answer, before the client can know that it is whole.
     """
 
     target: Target
@@ -51,11 +53,12 @@ class Call(NamedTuple):
     headers: bytes
     body: bytes
     key: str | None
-    dialect: str = "openai"
+    dialect: Dialect = "openai"
     gather: bool = False
     bridge: Bridge | None = None
     told: bytes = b""
     early: bool = True
+    before_end: Callable[[], Awaitable[None]] | None = None
 
 
 class Failure(Exception):
@@ -164,6 +167,8 @@ async def _relay(connection: Connection, call: Call, reply: Reply) -> None:
         status, body = call.bridge.whole(connection.status, await _all(connection, call, WHOLE_LIMIT))
         if status >= 400:
             raise Failure(status, call.told, body, None)
+        if call.before_end is not None:
+            await call.before_end()
         reply.whole(status, JSON + call.told, body)
         return
     if call.gather and answer.is_events:
@@ -262,10 +267,16 @@ async def _relay_translated(connection: Connection, call: Call, bridge: Bridge, 
 
     try:
         while data := await connection.read(seconds):
-            say(bridge.feed(data))
+            said = bridge.feed(data)
+            if call.before_end is not None and said:
+                await call.before_end()
+            say(said)
             if reply.congested:
                 await reply.drain(seconds)
-        say(bridge.end())
+        said = bridge.end()
+        if call.before_end is not None:
+            await call.before_end()
+        say(said)
     except (Broken, Stalled) as error:
         refusal = (
             errors.target_silent(label, seconds)
@@ -356,7 +367,8 @@ def _request_head(call: Call) -> bytes:
     lines = [f"POST {call.base.path}{call.path} HTTP/1.1", f"Host: {peer.authority}"]
     if call.key and target.auth != "none":
         lines.append(f"Authorization: Bearer {call.key}" if target.auth == "bearer" else f"{target.auth}: {call.key}")
-    lines += [f"{name}: {value}" for name, value in target.headers]
+    own = call.headers.lower()  # a client that says which version it speaks means it
+    lines += [f"{name}: {value}" for name, value in target.headers if f"{name.lower()}:".encode() not in own]
     head = "\r\n".join(lines).encode("utf-8", "surrogateescape")
     return b"%b\r\n%bContent-Length: %d\r\n\r\n" % (head, call.headers, len(call.body))
 

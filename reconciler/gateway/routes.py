@@ -185,6 +185,7 @@ class Routes:
     names: Mapping[str, Model]
     providers: Mapping[str, Provider]
     routes: Mapping[str, Route]
+    keep_responses: bool
 
     def targets(self) -> list[Target]:
         """Everyone who can be asked now."""
@@ -217,6 +218,7 @@ def load(data: bytes) -> Routes:
         models=models,
         names=_names(top.part("names"), models),
         providers={name: _provider(name, part, limits) for name, part in top.some("providers").every()},
+        keep_responses=top.raw.get("keep_responses", True) is True,
         routes={name: _route(name, part) for name, part in top.some("routes").every()},
     )
 

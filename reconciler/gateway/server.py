@@ -23,6 +23,7 @@ from reconciler.gateway.loader import Loader
 from reconciler.gateway.log import log
 from reconciler.gateway.pool import Pool
 from reconciler.gateway.proxy import Proxy
+from reconciler.gateway.responses_store import ResponsesStore
 from reconciler.gateway.surface import Surface
 
 TICK_SECONDS = 0.25
@@ -34,17 +35,20 @@ class CannotStart(Exception):
     """The gateway cannot serve; the text is for a person."""
 
 
-async def serve(routes_path: Path, socket_path: Path, controller: Path | None, drain_seconds: float) -> None:
+async def serve(
+    routes_path: Path, socket_path: Path, controller: Path | None, kept: Path | None, drain_seconds: float
+) -> None:
     """Serve until SIGTERM or SIGINT, then for at most `drain_seconds` what is under way; raises `CannotStart`.
 
-    `controller` is the socket of who loads models on demand.
+    `controller` is the socket of who loads models on demand, `kept` the folder for answers that are gone on from.
     """
     loop = asyncio.get_running_loop()
     live = _first_routes(routes_path, os.environ.get("RECONCILER_NONCE", ""))
     pool = Pool(loop)
     proxy = Proxy(pool)
     loader = Loader(controller)
-    listener = Listener(Surface(live, Exchange(live, proxy, loader)).answer, lambda: live.routes.limits)
+    store = ResponsesStore(kept)
+    listener = Listener(Surface(live, Exchange(live, proxy, loader, store)).answer, lambda: live.routes.limits)
     public = await _bind_public(listener, live)
     host, port = public.sockets[0].getsockname()[:2]
     started = round(time.time(), 3)
@@ -90,6 +94,7 @@ async def serve(routes_path: Path, socket_path: Path, controller: Path | None, d
     finally:
         control_socket.remove()
         pool.close()
+        store.close()
     log("info", "stopped")
 
 

@@ -6,13 +6,18 @@ that is under way.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import web
 
 from reconciler import __version__
+from reconciler.dialects.bridge import Unmappable
+from reconciler.dialects.model_list import model_object, models_page
 from reconciler.gateway import errors, guards, payload
 from reconciler.gateway.errors import Refusal
 from reconciler.gateway.exchange import Asked, Exchange
@@ -22,6 +27,7 @@ from reconciler.gateway.match import offered, unknown
 from reconciler.gateway.operations import OPERATIONS, Operation
 from reconciler.gateway.quota import Quota
 from reconciler.gateway.reply import JSON, Reply
+from reconciler.gateway.responses_store import PAGE
 from reconciler.gateway.routes import ApiKey, Routes
 
 _READ = ("GET", "HEAD")
@@ -61,17 +67,48 @@ class Surface:
             await self._carry(request, operation, routes, key, reply)
         elif inner == "/models":
             _allow(request, _READ)
-            _json(reply, {"object": "list", "data": [_entry(routes, name) for name in offered(routes, key)]})
+            _json(reply, _models(routes, key, reply.dialect, request.query))
         elif inner.startswith("/models/"):
             _allow(request, _READ)
             name = unquote(inner.removeprefix("/models/"))
             if name not in (known := offered(routes, key)):
                 raise unknown(name, known)
-            _json(reply, _entry(routes, name))
+            entry = _entry(routes, name)
+            _json(reply, model_object(entry) if reply.dialect == "anthropic" else entry)
+        elif inner.startswith("/responses/"):
+            await self._kept(request, inner.removeprefix("/responses/"), key, reply)
         elif path in ("/", "/health"):
             _allow(request, _READ)
         else:
             raise errors.no_such_path(path, routes.prefix)
+
+    async def _kept(self, request: web.BaseRequest, rest: str, key: ApiKey | None, reply: Reply) -> None:
+        """A response that was kept, what it was made from, or an end to keeping it."""
+        ident, _, part = rest.partition("/")
+        owner, store = key.name if key is not None else None, self._exchange.store
+        if part not in ("", "input_items"):
+            raise errors.no_such_path(request.path, self._live.routes.prefix)
+        _allow(request, ("GET", "HEAD") if part else ("GET", "HEAD", "DELETE"))
+        found: object
+        if part:
+            query = request.query
+            limit, order = query.get("limit", ""), query.get("order", "desc")
+            if (limit and not 1 <= int(limit if limit.isascii() and limit.isdigit() else 0) <= PAGE) or order not in (
+                "asc",
+                "desc",
+            ):
+                raise Refusal(400, f"limit is a number from 1 to {PAGE}, order is asc or desc", code="invalid_query")
+            found = await asyncio.to_thread(
+                lambda: store.input_items(ident, owner, after=query.get("after"), limit=int(limit or 20), order=order)
+            )
+        elif request.method == "DELETE":
+            gone = await asyncio.to_thread(store.delete, ident, owner)
+            found = {"id": ident, "object": "response", "deleted": True} if gone else None
+        else:
+            found = await asyncio.to_thread(store.get, ident, owner)
+        if found is None:
+            raise Refusal(404, f"There is no response {ident[:100]} here", param="response_id", code="not_found")
+        _json(reply, found)
 
     def _spend(self, key: ApiKey | None) -> None:
         """Count one request of the key; raises `Refusal` 429 where it has used up what it may."""
@@ -122,6 +159,16 @@ def _json(reply: Reply, document: object) -> None:
     reply.whole(200, JSON, json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"))
 
 
+def _models(routes: Routes, key: ApiKey | None, dialect: str, query: Mapping[str, str]) -> dict[str, Any]:
+    entries = [_entry(routes, name) for name in offered(routes, key)]
+    if dialect != "anthropic":
+        return {"object": "list", "data": entries}
+    try:
+        return models_page(entries, query)
+    except Unmappable as error:
+        raise errors.field_refused(error.field, str(error)) from None
+
+
 def _front(routes: Routes) -> dict[str, object]:
     return {"service": "reconciler", "version": __version__, "api": f"{routes.prefix}/"}
 
@@ -131,7 +178,7 @@ def _health(routes: Routes) -> dict[str, object]:
     return {"status": "ok", "version": __version__, "models": {"ready": ready, "total": len(routes.models)}}
 
 
-def _entry(routes: Routes, name: str) -> dict[str, object]:
+def _entry(routes: Routes, name: str) -> dict[str, Any]:
     model = routes.names.get(name)
     if model is None:
         return _elsewhere(routes, name)
@@ -145,7 +192,7 @@ def _entry(routes: Routes, name: str) -> dict[str, object]:
     }
 
 
-def _elsewhere(routes: Routes, name: str) -> dict[str, object]:
+def _elsewhere(routes: Routes, name: str) -> dict[str, Any]:
     """A route, or a provider's model."""
     owner = "reconciler" if name in routes.routes else name.partition("/")[0]
     provider = routes.providers.get(owner)

@@ -73,6 +73,11 @@ class Layout:
         """What caches of servers held when they were unloaded: a folder a server, in it one for each way to run it."""
         return self.root / "slots"
 
+    @property
+    def responses(self) -> Path:
+        """Answers that the gateway keeps so that requests can go on from them."""
+        return self.root / "responses"
+
     def provider(self, name: str) -> Path:
         """What is known of a provider's models."""
         return self.root / "providers" / f"{name}.json"

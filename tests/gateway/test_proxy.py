@@ -91,14 +91,29 @@ async def test_bytes_pass_unchanged(gateway: Gateway, path: str) -> None:
         assert asked.header("cookie") is None
 
 
-async def test_errors_of_the_engine_pass(gateway: Gateway) -> None:
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (b'{"error" :{"code":500,"message":"no room","type":"server_error"}}', None),
+        (b'{"error":{"code":500}}', "The upstream answered 500 without saying why"),
+        (b"out of memory", "out of memory"),
+        (b"", "The upstream answered 500 without saying why"),
+    ],
+)
+async def test_errors_of_the_engine_pass_and_have_the_shape_of_errors(
+    gateway: Gateway, said: bytes, told: str | None
+) -> None:
     async def answer(asked: Asked, writer: StreamWriter) -> None:
-        writer.write(response(b'{"error":{"code":500}}', "500 Internal Server Error"))
+        writer.write(response(said, "500 Internal Server Error"))
 
     async with stub(answer) as upstream:
         gateway.use({"chat": model(target(upstream.port))})
         got = await post(gateway)
-        assert (got.status_code, got.content) == (500, b'{"error":{"code":500}}')
+        assert got.status_code == 500
+        if told is None:
+            assert got.content == said
+        else:
+            assert got.json()["error"]["message"] == told
 
 
 async def test_a_refused_session_key_is_not_the_clients_fault(gateway: Gateway) -> None:

@@ -191,7 +191,7 @@ async def _start(ref: Ref, spec: GatewaySpec, action: Action, tools: Tools) -> N
     nonce = new_nonce()
     argv = [sys.executable, "-P", "-m", "reconciler.gateway"]
     argv += ["--routes", str(tools.layout.routes), "--socket", str(socket)]
-    argv += ["--controller", str(tools.layout.control_socket)]
+    argv += ["--controller", str(tools.layout.control_socket), "--kept", str(tools.layout.responses)]
 
     async def ready(identity: Identity, log: Path, log_start: int) -> None:
         try:

@@ -202,6 +202,7 @@ def content(
         "trusted_hosts": list(spec.trusted_hosts),
         "cors": {"origins": list(spec.origins)},
         "limits": dict(spec.limits),
+        "keep_responses": spec.keep_responses,
         "api_keys": [{"name": name, "sha256": sha256} | _grant(grants.get(name)) for name, sha256 in keys],
         "providers": {p.name: _provider(p, has.get(p.name, Offer(p.named))) for p in spec.providers},
         "routes": {fork.name: _fork(fork) for fork in spec.routes},
@@ -305,7 +306,7 @@ _LIMITS = {"body": "body_limit"} | {f"{name}_seconds": f"timeouts.{name}" for na
 def _fields(before: Mapping[str, Any], spec: GatewaySpec) -> tuple[FieldChange, ...]:
     """What changed of its settings; of providers, their own changes tell."""
     out, plain = [], json.loads(canonical(spec))
-    for key in ("host", "port", "prefix", "trusted_hosts", "api_keys", "origins"):
+    for key in ("host", "port", "prefix", "trusted_hosts", "api_keys", "origins", "keep_responses"):
         if key in before and before[key] != plain[key]:
             out.append(FieldChange(f"gateway.{'cors.origins' if key == 'origins' else key}", before[key], plain[key]))
     for key, name in _LIMITS.items():

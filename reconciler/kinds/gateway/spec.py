@@ -114,6 +114,9 @@ class GatewaySection(Section):
     """How long to wait for a server or provider."""
     body_limit: Size = default("64MiB", size)
     """The largest request that is taken."""
+    keep_responses: Truth = True
+    """Whether answers of /responses are kept on disk, for 30 days and up to 256 MiB, so that a request can go on from
+    one by `previous_response_id`. They belong to the key that asked."""
     workers: Annotated[Annotated[int, Field(ge=1, le=64, strict=True)] | Literal["auto"], Later()] = "auto"
     """Processes that share the port."""
     override: Truth = False
@@ -213,6 +216,7 @@ class GatewaySpec:
     grants: tuple[GrantSpec, ...] = ()
     origins: tuple[str, ...] = ()
     limits: tuple[tuple[str, float], ...] = ()
+    keep_responses: bool = True
 
     @property
     def digest(self) -> str:
@@ -258,6 +262,7 @@ def resolve(
         ),
         origins=section.cors.origins,
         limits=tuple(sorted(limits.items())),
+        keep_responses=section.keep_responses,
     )
 
 
