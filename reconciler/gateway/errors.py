@@ -49,8 +49,9 @@ class Refusal(Exception):
 
     def body(self, dialect: str = "openai", request_id: str = "") -> bytes:
         """The error object as JSON, as an HTTP body or as the data of an event."""
-        error = Error(self.status, self.kind, self.message, self.code, self.param)
-        return anthropic_error(error, request_id) if dialect == "anthropic" else openai_error(error)
+        if dialect == "anthropic":  # whose types follow from the status alone
+            return anthropic_error(Error(self.status, "", self.message), request_id)
+        return openai_error(Error(self.status, self.kind, self.message, self.code, self.param))
 
     def event(self, dialect: str = "openai") -> bytes:
         """The event that ends a stream in the middle."""

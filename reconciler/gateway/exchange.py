@@ -185,7 +185,7 @@ class Exchange:
 
     async def _remembered(self, asked: Asked) -> Remembered:
         """What an earlier exchange left that this one goes on from."""
-        if asked.operation.path != "/responses":
+        if asked.operation.path != "/responses" or not self._live.routes.keep_responses:
             return Remembered(self._kept)
         owner = asked.key.name if asked.key is not None else None
         before, referred = asked.document.get("previous_response_id"), references(asked.document)

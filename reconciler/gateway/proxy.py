@@ -11,6 +11,7 @@ asked.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
@@ -29,6 +30,13 @@ from reconciler.gateway.upstream import Broken, Connection, Stalled
 
 HELD_LIMIT = 64 * 1024
 WHOLE_LIMIT = 256 << 20  # bytes of an answer that has to be held to be translated
+TAIL = 4096  # bytes of a stream's end that are looked at for its end
+# What the last events of a stream that came to its end hold, in each dialect; or its error.
+_ENDS = re.compile(
+    rb"^data: ?\[DONE\]|\"finish_reason\": ?\"|^event: (message_stop|error|response\.(completed|incomplete|failed))|"
+    rb"^data: ?\{\"error\"|\"stop\": ?true",
+    re.MULTILINE,
+)
 ERROR_LIMIT = 1 << 20  # bytes of an error that are read
 _PASSED = frozenset(
     (
@@ -310,7 +318,7 @@ async def _relay_events(connection: Connection, call: Call, answer: _Answer, rep
     else could still be asked, the head waits for the first piece, too.
     """
     label, seconds = call.target.label, call.target.limits.idle_seconds
-    first = b"" if call.early else await _first_events(connection, call)
+    first, tail = b"" if call.early else await _first_events(connection, call), b""
     reply.begin(connection.status, answer.headers, None, b"")
     held = b""
     try:
@@ -324,15 +332,18 @@ async def _relay_events(connection: Connection, call: Call, answer: _Answer, rep
             else:
                 held, data = data[cut:], data[:cut]
             reply.write(data)
+            tail = (tail + data)[-TAIL:] if len(data) < TAIL else data[-TAIL:]
             data = b""
             if reply.congested:
                 await reply.drain(seconds)
+        reply.write(held)
+        if not _ENDS.search(tail + held):
+            raise Broken("it ended")
     except Broken as error:
         _end_with_error(reply, call, errors.target_broke(label, f"{error} in the middle of the stream"))
     except Stalled:
         _end_with_error(reply, call, errors.target_silent(label, seconds))
     else:
-        reply.write(held)
         reply.end()
 
 

@@ -75,7 +75,7 @@ class Surface:
                 raise unknown(name, known)
             entry = _entry(routes, name)
             _json(reply, model_object(entry) if reply.dialect == "anthropic" else entry)
-        elif inner.startswith("/responses/"):
+        elif inner.startswith("/responses/") and routes.keep_responses:
             await self._kept(request, inner.removeprefix("/responses/"), key, reply)
         elif path in ("/", "/health"):
             _allow(request, _READ)

@@ -428,7 +428,7 @@ async def test_a_slow_client_slows_the_engine(gateway: Gateway) -> None:
             writer.write(chunk(piece))
             await writer.drain()
             pushed += len(piece)
-        writer.write(chunk(b""))
+        writer.write(chunk(DONE) + chunk(b""))
 
     async with stub(answer) as upstream:
         gateway.use({"chat": model(target(upstream.port))})
@@ -442,8 +442,19 @@ async def test_a_slow_client_slows_the_engine(gateway: Gateway) -> None:
         received = len((await reader.readuntil(b"\r\n\r\n")) and b"")
         while data := await reader.read(1 << 20):
             received += len(data)
-        assert received == total
+        assert received == total + len(DONE)
         writer.close()
+
+
+async def test_a_stream_that_just_ends_is_not_taken_for_one_that_came_to_its_end(gateway: Gateway) -> None:
+    async def answer(asked: Asked, writer: StreamWriter) -> None:
+        writer.write(EVENTS_HEAD + chunk(event("a") * 3) + chunk(b""))
+
+    async with stub(answer) as upstream:
+        gateway.use({"chat": model(target(upstream.port))})
+        got = await post(gateway)
+        assert got.content.startswith(event("a") * 3)
+        assert b'"code":"upstream_broken"' in got.content
 
 
 async def test_a_client_that_never_reads_is_let_go(gateway: Gateway) -> None:
