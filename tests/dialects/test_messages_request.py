@@ -272,6 +272,10 @@ REFUSED: list[tuple[Quirks, dict[str, Any], str]] = [
             ),
             ({"type": "document", "source": {"type": "url", "url": "https://a"}}, "source.type"),
             ({"type": "document", "source": {"type": "file", "file_id": "f"}}, "source.type"),
+            (
+                {"type": "document", "source": {"type": "content", "content": [{"type": "document"}]}},
+                "source.content.0.type",
+            ),
             ({"type": "tool_use", "id": "a", "name": "b", "input": {}}, "type"),
             ({"type": "tool_result"}, "tool_use_id"),
             ({"type": "tool_result", "tool_use_id": "a", "content": [{"type": "browser_state"}]}, "content.0.type"),
