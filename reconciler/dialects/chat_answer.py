@@ -102,6 +102,8 @@ def _message(content: list[Any], kept: Kept | None) -> dict[str, Any]:
                     thoughts.append(block["thinking"])
             case "tool_use":
                 calls.append(_call(block))
+                if calls[-1]["id"] in [call["id"] for call in calls[:-1]]:
+                    raise ValueError("it holds two tool calls with one id")
     message: dict[str, Any] = {
         "role": "assistant",
         "content": "".join(texts) or (None if calls else ""),
@@ -123,7 +125,7 @@ def keep(kept: Kept | None, ident: str, thinking: list[dict[str, Any]]) -> None:
 
 def _call(block: dict[str, Any]) -> dict[str, Any]:
     ident, name, given = block.get("id"), block.get("name"), block.get("input")
-    if not isinstance(ident, str) or not isinstance(name, str) or not isinstance(given, dict):
+    if not (isinstance(ident, str) and ident and isinstance(name, str) and name and isinstance(given, dict)):
         raise ValueError("it holds a tool call without id, name or input")
     return {"id": ident, "type": "function", "function": {"name": name, "arguments": dumps(given)}}
 

@@ -20,6 +20,9 @@ from reconciler.dialects.text import decode, dumps, encode
 
 KEPT_LIMIT = 4 << 20
 """Characters of thinking that are kept to be sent back; longer thinking is told, but not kept."""
+ARGUED_LIMIT = 16 << 20
+"""Characters of arguments that are kept, to see whether they are JSON."""
+_CALL_SIZE = 256
 _PING = b": ping\n\n"
 
 
@@ -32,14 +35,22 @@ class _Broken(Exception):
 
 
 class _Call:
-    """A tool call: chat's index, what its block began with, and whether arguments came."""
+    """A tool call under way: chat's index, what its block began with, and the arguments that came."""
 
-    __slots__ = ("index", "input", "spoke")
+    __slots__ = ("arguments", "index", "input", "name")
 
-    def __init__(self, index: int, given: dict[str, Any]) -> None:
+    def __init__(self, index: int, name: str, given: dict[str, Any]) -> None:
         self.index = index
+        self.name = name
         self.input = given
-        self.spoke = False
+        self.arguments: list[str] = []
+
+    def whole(self) -> bool:
+        """Whether the arguments are a JSON object."""
+        try:
+            return isinstance(decode("".join(self.arguments)), dict)
+        except ValueError:
+            return False
 
 
 class ChatStream:
@@ -58,8 +69,9 @@ class ChatStream:
         self._error: Error | None = None  # that is not told yet
         self._open: dict[object, _Call] = {}
         self._other: set[object] = set()  # blocks under way that chat has no word for
-        self._first = ""  # id of the first call
-        self._called = 0
+        self._idents: dict[str, None] = {}  # of tool calls, in order
+        self._cut = ""  # a call whose arguments are no JSON object
+        self._argued = 0
         self._thinking: list[dict[str, Any]] = []
         self._thought = 0
         self._stop: str | None = None
@@ -186,12 +198,15 @@ class ChatStream:
 
     def _call(self, index: object, block: dict[str, Any], out: list[bytes]) -> None:
         ident, name, given = block.get("id"), block.get("name"), block.get("input")
-        if not isinstance(ident, str) or not isinstance(name, str) or not _hashable(index):
+        if not (isinstance(ident, str) and ident and isinstance(name, str) and name and _hashable(index)):
             raise _Broken(Error(502, "", "The provider's stream holds a tool call without id or name"))
-        call = _Call(self._called, given if isinstance(given, dict) else {})
+        if ident in self._idents:
+            raise _Broken(Error(502, "", "The provider's stream holds two tool calls with one id"))
+        self._settle(index, out)
+        call = _Call(len(self._idents), name, given if isinstance(given, dict) else {})
         self._open[index] = call
-        self._called += 1
-        self._first = self._first or ident
+        self._idents[ident] = None
+        self._argue_more(_CALL_SIZE)
         function = {"name": name, "arguments": ""}
         said = {"index": call.index, "id": ident, "type": "function", "function": function}
         self._chunk({"tool_calls": [said]}, out)
@@ -216,8 +231,14 @@ class ChatStream:
             if index in self._other:
                 return
             raise _Broken(Error(502, "", "The provider's stream holds arguments of a tool call that never began"))
-        call.spoke = True
+        self._argue_more(len(piece))
+        call.arguments.append(piece)
         self._arguments(call, encode(piece), out)
+
+    def _argue_more(self, size: int) -> None:
+        self._argued += size
+        if self._argued > ARGUED_LIMIT:
+            raise _Broken(Error(502, "", f"The provider's tool calls are longer than {ARGUED_LIMIT} characters"))
 
     def _arguments(self, call: _Call, piece: bytes, out: list[bytes]) -> None:
         out.append(
@@ -231,11 +252,15 @@ class ChatStream:
             return
         self._other.discard(index)
         call = self._open.pop(index, None)
-        if call is not None and not call.spoke:
-            try:
-                self._arguments(call, encode(dumps(call.input)), out)
-            except ValueError as error:
-                raise _Broken(Error(502, "", f"The provider's tool call cannot be read: {error}")) from None
+        if call is None:
+            return
+        if call.arguments:
+            self._cut = self._cut or ("" if call.whole() else call.name)
+            return
+        try:
+            self._arguments(call, encode(dumps(call.input)), out)
+        except ValueError as error:
+            raise _Broken(Error(502, "", f"The provider's tool call cannot be read: {error}")) from None
 
     def _think(self, said: dict[str, Any], out: list[bytes]) -> None:
         text, signature = said.get("thinking"), said.get("signature")
@@ -278,13 +303,17 @@ class ChatStream:
             raise _Broken(Error(502, "", "The provider ended the stream before it had finished its answer"))
         for index in list(self._open):
             self._settle(index, out)
-        self._chunk({}, out, finish_reason(self._stop, self._called > 0))
+        finish = finish_reason(self._stop, bool(self._idents))
+        if self._cut and finish != "length":
+            message = f"The arguments of the tool call {self._cut[:100]} are not a JSON object"
+            raise _Broken(Error(502, "", message))
+        self._chunk({}, out, finish)
         if self._counted:
             out.append(b'%b,"choices":[],"usage":%b}\n\n' % (self._head, encode(usage(self._usage))))
         out.append(b"data: [DONE]\n\n")
         self._over = True
-        if self._first and self._thought <= KEPT_LIMIT:
-            keep(self._kept, self._first, self._thinking)
+        if self._idents and self._thought <= KEPT_LIMIT:
+            keep(self._kept, next(iter(self._idents)), self._thinking)
 
 
 def _hashable(index: object) -> bool:

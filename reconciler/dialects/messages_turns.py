@@ -105,7 +105,7 @@ def _system_text(block: dict[str, Any], where: str, ignored: Ignored) -> str:
 
 
 def _text(block: dict[str, Any], where: str, ignored: Ignored) -> str:
-    ignored.rest(block, _TEXT, _IN)
+    ignored.rest(block, _TEXT, "system" if where.startswith("system") else _IN)
     return string(block.get("text"), f"{where}.text")
 
 
@@ -159,6 +159,12 @@ def _parts(block: dict[str, Any], where: str, quirks: Quirks, ignored: Ignored) 
     return read(block, where, quirks, ignored)
 
 
+def _plain_parts(block: dict[str, Any], where: str, quirks: Quirks, ignored: Ignored) -> list[Part]:
+    if block.get("type") not in ("text", "image"):
+        raise Unmappable(f"{where}.type", "a document holds text and images")
+    return _parts(block, where, quirks, ignored)
+
+
 def _named(kind: object) -> str:
     return f"'{kind[:60]}'" if isinstance(kind, str) else "a block without a type"
 
@@ -202,7 +208,7 @@ def _part_document(block: dict[str, Any], where: str, quirks: Quirks, ignored: I
             inner = [
                 part
                 for place, item in _blocks(source.get("content"), f"{where}.source.content")
-                for part in _parts(item, place, quirks, ignored)
+                for part in _plain_parts(item, place, quirks, ignored)
             ]
             return [*({"type": "text", "text": text} for text in head), *inner]
         case "base64" if quirks.files:

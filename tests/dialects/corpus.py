@@ -323,6 +323,8 @@ MESSAGES: dict[str, bytes] = {
 
 OVERLOADED = event("error", error={"type": "overloaded_error", "message": "Overloaded"})
 BAD_MESSAGES: dict[str, tuple[bytes, str]] = {
+    "arguments cut": (start() + text_block() + block(1, use(), _json('{"a')) + stop("tool_use"), "server_error"),
+    "call twice": (start() + text_block() + LOOK + LOOK + stop("tool_use"), "server_error"),
     "cut": (start() + text_block(), "server_error"),
     "no stop reason": (start() + text_block() + stop(None), "server_error"),
     "stop alone": (start() + text_block() + event("message_stop"), "server_error"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from typing import Any
@@ -22,27 +23,107 @@ from tests.support.streams import chat_stream, messages_stream
 
 FUZZ = settings(max_examples=400, derandomize=True, deadline=None, database=None)
 EVERY = Quirks(
-    max_tokens="max_completion_tokens", reasoning="reasoning", effort="max", no_thinking="none", stop_limit=0, top_k=True,
-    anything=True, prefill=True, files=True, thought_signature=True, strip_billing=True,
-)  # fmt: skip
+    max_tokens="max_completion_tokens",
+    reasoning="reasoning",
+    effort="max",
+    no_thinking="none",
+    stop_limit=0,
+    top_k=True,
+    anything=True,
+    prefill=True,
+    files=True,
+    thought_signature=True,
+    strip_billing=True,
+)
 QUIRKS = st.sampled_from([PLAIN, LOCAL, EVERY])
 
 WORDS = st.sampled_from(
     [
-        "", "x", "text", "user", "assistant", "system", "tool", "developer", "image", "image_url", "tool_use", "tool_result",
-        "thinking", "document", "base64", "url", "file", "function", "auto", "any", "required", "json_schema", "low", "{}",
-        '{"a": 1}', "[", "data:image/png;base64,AA", "https://a", "enabled", "disabled", "content", "search_result", "\ud800",
-        "rcid_WyJhIiwiYiJd", "x-anthropic-billing-header: x\n", "allowed_tools", "custom", "refusal", "redacted_thinking",
+        "",
+        "x",
+        "text",
+        "user",
+        "assistant",
+        "system",
+        "tool",
+        "developer",
+        "image",
+        "image_url",
+        "tool_use",
+        "tool_result",
+        "thinking",
+        "document",
+        "base64",
+        "url",
+        "file",
+        "function",
+        "auto",
+        "any",
+        "required",
+        "json_schema",
+        "low",
+        "{}",
+        '{"a": 1}',
+        "[",
+        "data:image/png;base64,AA",
+        "https://a",
+        "enabled",
+        "disabled",
+        "content",
+        "search_result",
+        "\ud800",
+        "rcid_WyJhIiwiYiJd",
+        "x-anthropic-billing-header: x\n",
+        "allowed_tools",
+        "custom",
+        "refusal",
+        "redacted_thinking",
     ]
-)  # fmt: skip
+)
 KEYS = st.sampled_from(
     [
-        "type", "role", "content", "text", "source", "data", "media_type", "url", "tool_use_id", "tool_call_id", "id", "name",
-        "input", "arguments", "function", "tool_calls", "image_url", "thinking", "signature", "is_error", "budget_tokens",
-        "effort", "format", "schema", "json_schema", "cache_control", "title", "citations", "enabled", "file", "file_data",
-        "allowed_tools", "mode", "tools", "refusal", "reasoning_content", "input_schema", "parameters", "display", "strict",
+        "type",
+        "role",
+        "content",
+        "text",
+        "source",
+        "data",
+        "media_type",
+        "url",
+        "tool_use_id",
+        "tool_call_id",
+        "id",
+        "name",
+        "input",
+        "arguments",
+        "function",
+        "tool_calls",
+        "image_url",
+        "thinking",
+        "signature",
+        "is_error",
+        "budget_tokens",
+        "effort",
+        "format",
+        "schema",
+        "json_schema",
+        "cache_control",
+        "title",
+        "citations",
+        "enabled",
+        "file",
+        "file_data",
+        "allowed_tools",
+        "mode",
+        "tools",
+        "refusal",
+        "reasoning_content",
+        "input_schema",
+        "parameters",
+        "display",
+        "strict",
     ]
-)  # fmt: skip
+)
 LEAF = (
     st.none()
     | st.booleans()
@@ -50,7 +131,7 @@ LEAF = (
     | st.floats()
     | WORDS
     | st.text(max_size=5)
-    | st.sampled_from([10**5000, float("inf")])
+    | st.just("").map(lambda _: 10**5000)
 )
 JSON = st.recursive(
     LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5), max_leaves=15
@@ -60,11 +141,34 @@ TURN = st.fixed_dictionaries(
 )
 FIELD = st.sampled_from(
     [
-        "model", "system", "stream", "max_tokens", "max_completion_tokens", "stop", "stop_sequences", "temperature", "top_p",
-        "top_k", "tools", "tool_choice", "thinking", "output_config", "output_format", "metadata", "n", "modalities", "user",
-        "response_format", "reasoning_effort", "parallel_tool_calls", "stream_options", "chat_template_kwargs", "messages", "x",
+        "model",
+        "system",
+        "stream",
+        "max_tokens",
+        "max_completion_tokens",
+        "stop",
+        "stop_sequences",
+        "temperature",
+        "top_p",
+        "top_k",
+        "tools",
+        "tool_choice",
+        "thinking",
+        "output_config",
+        "output_format",
+        "metadata",
+        "n",
+        "modalities",
+        "user",
+        "response_format",
+        "reasoning_effort",
+        "parallel_tool_calls",
+        "stream_options",
+        "chat_template_kwargs",
+        "messages",
+        "x",
     ]
-)  # fmt: skip
+)
 REQUEST = st.dictionaries(FIELD, JSON, max_size=6).flatmap(
     lambda more: st.lists(TURN | st.just({"role": "user", "content": "Hi"}), max_size=4).map(
         lambda turns: {"model": "m", "max_tokens": 5, "messages": turns, **more}
@@ -72,10 +176,17 @@ REQUEST = st.dictionaries(FIELD, JSON, max_size=6).flatmap(
 )
 
 
+def outcome(say: Callable[[], Any]) -> tuple[Any, Unmappable | None]:
+    try:
+        return say(), None
+    except Unmappable as refused:
+        return None, refused
+
+
 @FUZZ
 @given(REQUEST | st.dictionaries(st.text() | FIELD, JSON), QUIRKS)
 def test_any_request_is_said_or_refused(document: dict[str, Any], quirks: Quirks) -> None:
-    before = repr(document)
+    before = copy.deepcopy(document)
     for say in (
         lambda: MessagesOnChat(document, quirks, "r").ignored,
         lambda: ChatOnMessages(document, quirks, "r", 10, kept=Kept()).ignored,
@@ -84,15 +195,11 @@ def test_any_request_is_said_or_refused(document: dict[str, Any], quirks: Quirks
         lambda: mend.for_local(document),
         lambda: mend.for_anthropic(document),
     ):
-        try:
-            said = say()
-        except Unmappable as refused:
-            assert refused.field
-            assert refused.message
-        else:
-            if isinstance(said, tuple):
-                assert all(path.isascii() and path.isprintable() and ":" not in path for path in said)
-    assert repr(document) == before
+        said, refused = outcome(say)
+        assert refused is None or (refused.field and refused.message)
+        if isinstance(said, tuple):
+            assert all(path.isascii() and path.isprintable() and ":" not in path for path in said)
+    assert document == before
 
 
 def messages() -> MessagesOnChat:
@@ -137,7 +244,7 @@ def test_any_bytes_end_with_an_error(make: Callable[[], Bridge], pieces: list[by
 
 
 @pytest.mark.parametrize("make", [messages, chat])
-@settings(FUZZ, max_examples=1500)
+@settings(FUZZ, max_examples=600)
 @given(data=st.data())
 def test_events_in_any_order_make_a_strict_stream(make: Callable[[], Bridge], data: st.DataObject) -> None:
     strict(make, data.draw(st.lists(st.sampled_from(PIECES[make]), max_size=12)))
@@ -145,17 +252,59 @@ def test_events_in_any_order_make_a_strict_stream(make: Callable[[], Bridge], da
 
 EVENT_KEYS = st.sampled_from(
     [
-        "choices", "delta", "index", "content", "tool_calls", "function", "name", "arguments", "id", "finish_reason", "usage",
-        "error", "type", "message", "reasoning", "reasoning_content", "x_groq", "content_block", "text", "partial_json", "input",
-        "stop_reason", "thinking", "signature", "prompt_tokens", "prompt_tokens_details", "extra_content", "refusal", "data",
+        "choices",
+        "delta",
+        "index",
+        "content",
+        "tool_calls",
+        "function",
+        "name",
+        "arguments",
+        "id",
+        "finish_reason",
+        "usage",
+        "error",
+        "type",
+        "message",
+        "reasoning",
+        "reasoning_content",
+        "x_groq",
+        "content_block",
+        "text",
+        "partial_json",
+        "input",
+        "stop_reason",
+        "thinking",
+        "signature",
+        "prompt_tokens",
+        "prompt_tokens_details",
+        "extra_content",
+        "refusal",
+        "data",
     ]
-)  # fmt: skip
+)
 EVENT_WORDS = st.sampled_from(
     [
-        "stop", "message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta", "error",
-        "message_stop", "text_delta", "input_json_delta", "tool_use", "thinking", "ping", "{", "}", "x", "", "[DONE]",
+        "stop",
+        "message_start",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+        "message_delta",
+        "error",
+        "message_stop",
+        "text_delta",
+        "input_json_delta",
+        "tool_use",
+        "thinking",
+        "ping",
+        "{",
+        "}",
+        "x",
+        "",
+        "[DONE]",
     ]
-)  # fmt: skip
+)
 EVENT = st.recursive(
     EVENT_WORDS | st.integers(-1, 2) | st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(EVENT_KEYS, inner, max_size=5),
@@ -164,7 +313,7 @@ EVENT = st.recursive(
 
 
 @pytest.mark.parametrize("make", [messages, chat])
-@settings(FUZZ, max_examples=1000)
+@settings(FUZZ, max_examples=500)
 @given(data=st.data())
 def test_events_of_any_shape_make_a_strict_stream(make: Callable[[], Bridge], data: st.DataObject) -> None:
     pieces = [corpus.data(one) for one in data.draw(st.lists(EVENT, max_size=3))]
