@@ -96,13 +96,13 @@ class ResponsesFix:
         said = []
         start = 0
         for end in _END.finditer(self._held):
-            said.append(self._event(self._held[start : end.start()], self._held[start : end.end()]))
+            said.append(self._tell(self._event(self._held[start : end.start()], self._held[start : end.end()])))
             start = end.end()
         self._held = self._held[start:]
         if len(self._held) > EVENT_LIMIT:
             self._held = b""
             said.append(self._break(Error(502, "", f"an event of the stream is longer than {EVENT_LIMIT} bytes")))
-        return self._tell(b"".join(said))
+        return b"".join(said)
 
     def end(self) -> bytes:
         """As `Bridge`."""
@@ -203,7 +203,7 @@ class ResponsesFix:
         """The response as a whole: at its beginning and at its end."""
         document.pop("timings", None)
         self._answer(response)
-        if response["status"] == "in_progress":
+        if response["status"] == "in_progress" and not self._told:
             self._head += self._write(kind, document)
             return b""
         last = response["output"][-1]["status"] if response["output"] else "completed"
