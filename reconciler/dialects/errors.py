@@ -141,6 +141,7 @@ def error_in(document: object) -> dict[str, Any] | None:
 def from_object(status: int, found: dict[str, Any]) -> Error:
     """An `Error` from the object that `error_in` found."""
     message = next((found[key] for key in ("message", "detail", "msg") if isinstance(found.get(key), str)), "")
+    why = message.strip() or _nothing(status)
     status = _status(status, found)
     code = found.get("code")
     if isinstance(code, bool) or not isinstance(code, str | int):
@@ -149,7 +150,7 @@ def from_object(status: int, found: dict[str, Any]) -> Error:
     return Error(
         status,
         _word(found.get("type")) or _word(found.get("status")),
-        _short(message.strip() or _nothing(status)),
+        _short(why),
         None if code is None else _short(str(code) if isinstance(code, str) or abs(code) < 10**9 else ""),
         param if isinstance(param, str) else None,
     )
