@@ -12,7 +12,8 @@ from pydantic import TypeAdapter
 
 from reconciler.dialects.bridge import Unmappable
 from reconciler.dialects.responses_fix import ResponsesFix
-from tests.dialects.responses_corpus import clock, served
+from tests.dialects.canned import EVENTS, answering
+from tests.dialects.responses_corpus import clock
 from tests.support.streams_responses import check_response, responses_stream
 
 
@@ -180,7 +181,10 @@ def test_the_context_ends_answers_too() -> None:
 def test_the_official_client_reads_it(name: str) -> None:
     import openai
 
-    with served(run(native(*STREAMS[name]))) as url, openai.OpenAI(base_url=url, api_key="k", max_retries=0) as client:
+    with (
+        answering(200, EVENTS, run(native(*STREAMS[name]))) as served,
+        openai.OpenAI(base_url=served.base, api_key="k", max_retries=0) as client,
+    ):
         with client.responses.stream(model="fast", input="Hi") as streamed:
             final = streamed.get_final_response()
         last: Any = list(client.responses.create(model="fast", input="Hi", stream=True))[-1]

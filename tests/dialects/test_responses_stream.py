@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from reconciler.dialects.quirks import LOCAL, PLAIN
 from reconciler.dialects.responses_on_chat import ResponsesOnChat
+from tests.dialects.canned import EVENTS, JSON, answering
 from tests.dialects.responses_corpus import (
     BAD_AT_ONCE,
     BAD_LATER,
@@ -23,7 +24,6 @@ from tests.dialects.responses_corpus import (
     Told,
     chunk,
     clock,
-    served,
     stream,
 )
 from tests.support.streams_responses import check_response, responses_stream
@@ -77,7 +77,10 @@ def test_the_official_client_reads_it(name: str) -> None:
     import openai
 
     told = GOOD[name]
-    with served(run(told)) as url, openai.OpenAI(base_url=url, api_key="k", max_retries=0) as client:
+    with (
+        answering(200, EVENTS, run(told)) as served,
+        openai.OpenAI(base_url=served.base, api_key="k", max_retries=0) as client,
+    ):
         plain = list(client.responses.create(model="fast", input="Hi", stream=True))
         with client.responses.stream(model="fast", input="Hi") as streamed:
             kinds = [event.type for event in streamed]
@@ -93,8 +96,8 @@ def test_the_official_client_gets_its_final_response() -> None:
     import openai
 
     with (
-        served(run(GOOD["words, then a call"])) as url,
-        openai.OpenAI(base_url=url, api_key="k", max_retries=0) as client,
+        answering(200, EVENTS, run(GOOD["words, then a call"])) as served,
+        openai.OpenAI(base_url=served.base, api_key="k", max_retries=0) as client,
         client.responses.stream(model="fast", input="Hi") as streamed,
     ):
         final = streamed.get_final_response()
@@ -213,8 +216,8 @@ def test_a_whole_answer_says_the_same(name: str) -> None:
         [*kinds, *("function_call" for _ in told.calls)]
     )
     with (
-        served(body, events=False) as url,
-        openai.OpenAI(base_url=url, api_key="k", max_retries=0) as client,
+        answering(200, JSON, body) as served,
+        openai.OpenAI(base_url=served.base, api_key="k", max_retries=0) as client,
     ):
         read = client.responses.create(model="fast", input="Hi")
     assert read.output_text == told.text
