@@ -84,7 +84,9 @@ FIELDS = {
     "messages.tool_calls.custom": Field("refused", "Anthropic's tools take JSON."),
     "tools.custom": Field("refused", "Anthropic's tools take JSON."),
     "tools.function.strict": Field("passed", "As it is."),
-    "response_format.json_schema.name": Field("warned", "Anthropic's formats have no name."),
+    "response_format.json_schema.name": Field("mapped", "Anthropic's formats have no name; it changes no answer."),
+    "response_format.json_schema.strict": Field("mapped", "Anthropic's formats always hold strictly."),
+    "response_format.json_schema.description": Field("warned", "Anthropic's formats have no description."),
 }
 _FUNCTION = frozenset(("name", "description", "parameters", "strict"))
 _UNLIMITED: dict[str, Any] = {"type": "object", "properties": {}}

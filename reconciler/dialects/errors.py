@@ -56,6 +56,7 @@ _STATUS = {name: status for table in (OPENAI_TYPES, ANTHROPIC_TYPES) for status,
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
+_TOO_LONG = ("exceed_context_size_error", "context_length_exceeded")  # llama-server's type, OpenAI's code
 _MOST = 4000  # characters of a message; some upstreams send the request back
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
 _HIDDEN = re.compile(r"<(script|style)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
@@ -86,14 +87,22 @@ def anthropic_status(status: int) -> int:
 def openai_error(error: Error) -> bytes:
     """OpenAI's error object, as a body or as the data of an event."""
     kind = error.type if _own_word(error.type, "api_error") else _named(OPENAI_TYPES, openai_status(error.status))
-    return encode({"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}})
+    code = error.code
+    if error.type in _TOO_LONG:
+        kind, code = OPENAI_TYPES[400], _TOO_LONG[1]
+    return encode({"error": {"message": error.message, "type": kind, "param": error.param, "code": code}})
 
 
 def anthropic_error(error: Error, request_id: str = "") -> bytes:
-    """Anthropic's error object, as a body or as the data of an `error` event."""
+    """Anthropic's error object, as a body or as the data of an `error` event.
+
+    A prompt that is too long is called so in Anthropic's words, by which clients know to sum up and ask again.
+    """
     kind = error.type if error.type in ANTHROPIC_TYPES.values() else ""
     kind = kind or _named(ANTHROPIC_TYPES, anthropic_status(error.status))
-    document: dict[str, Any] = {"type": "error", "error": {"type": kind, "message": error.message}}
+    too_long = error.type in _TOO_LONG or error.code in _TOO_LONG
+    message = f"prompt is too long: {error.message}" if too_long else error.message
+    document: dict[str, Any] = {"type": "error", "error": {"type": kind, "message": message}}
     if request_id:
         document["request_id"] = request_id
     return encode(document)

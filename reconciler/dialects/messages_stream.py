@@ -35,6 +35,7 @@ from reconciler.dialects.text import decode, encode
 KEPT_LIMIT = EVENT_LIMIT
 """Characters of arguments, and of what waits behind them, that are kept."""
 _CALL_SIZE = 256
+_READ_OFTEN = 4096  # characters
 _DELTA = (
     b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":"%b","%b":%b}}\n\n'
 )
@@ -57,7 +58,7 @@ class _Broken(Exception):
 class _Block:
     """One content block: `pending` is not told yet; of a tool call `arguments` is all that came."""
 
-    __slots__ = ("arguments", "ident", "kind", "name", "open", "over", "pending", "signature")
+    __slots__ = ("again", "arguments", "ident", "kind", "name", "open", "over", "pending", "signature", "size")
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -65,17 +66,28 @@ class _Block:
         self.over = False
         self.pending: list[str] = []
         self.arguments: list[str] = []
+        self.size = 0
+        self.again = 0
         self.ident = ""
         self.name = ""
         self.signature = ""
 
-    def whole(self) -> bool:
-        """Whether the arguments are a JSON object."""
+    def add(self, piece: str) -> None:
+        """Take a piece of the arguments."""
+        self.arguments.append(piece)
+        self.pending.append(piece)
+        self.size += len(piece)
+
+    def whole(self, *, last: bool = False) -> bool:
+        """Whether the arguments are a JSON object; long ones are not read after each piece, but for the `last` time."""
         if not self.arguments or not self.arguments[-1].rstrip().endswith("}"):
+            return False
+        if self.size < self.again and not last:
             return False
         try:
             return isinstance(decode("".join(self.arguments)), dict)
         except ValueError:
+            self.again = self.size + 1 + (self.size // 4 if self.size > _READ_OFTEN else 0)
             return False
 
 
@@ -239,8 +251,7 @@ class MessageStream:
                 raise _Broken(Error(502, "", "The provider's tool call goes on after its arguments were whole"))
         elif piece:
             self._keep(len(piece))
-            block.arguments.append(piece)
-            block.pending.append(piece)
+            block.add(piece)
         self._flush(out)
 
     def _block(self, index: object, ident: str, name: str) -> _Block:
@@ -287,7 +298,7 @@ class MessageStream:
 
     def _settled(self, block: _Block, finishing: bool, cut: bool, out: list[bytes]) -> bool:
         """Whether a tool call is over. Raises `_Broken` where it never will be."""
-        if block.whole():
+        if block.whole(last=finishing):
             return True
         if not finishing:
             return False

@@ -105,7 +105,7 @@ def _system_text(block: dict[str, Any], where: str, ignored: Ignored) -> str:
 
 
 def _text(block: dict[str, Any], where: str, ignored: Ignored) -> str:
-    ignored.rest(block, _TEXT, _IN)
+    ignored.rest(block, _TEXT, "system" if where.startswith("system") else _IN)
     return string(block.get("text"), f"{where}.text")
 
 

@@ -6,8 +6,9 @@ array and reasoning under either name are always understood, so they are no quir
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 EFFORTS = ("minimal", "low", "medium", "high", "xhigh", "max")
 """Reasoning efforts, lowest first."""
@@ -67,3 +68,27 @@ def fitting_effort(effort: str, quirks: Quirks) -> str:
     if not quirks.effort:
         return ""
     return EFFORTS[min(EFFORTS.index(effort), EFFORTS.index(quirks.effort))]
+
+
+def read_quirks(said: Mapping[str, Any]) -> Quirks:
+    """Quirks from their names and JSON values, as routes.json has them. Raises ValueError that names what is wrong."""
+    hints = get_type_hints(Quirks)
+    values: dict[str, Any] = {}
+    for name, value in said.items():
+        if name not in hints:
+            raise ValueError(f"quirks: {name[:60]} is not known")
+        values[name] = _value(name, value, hints[name])
+    return Quirks(**values)
+
+
+def _value(name: str, value: Any, hint: Any) -> Any:
+    if get_origin(hint) is Literal:
+        right = isinstance(value, str) and value in get_args(hint)
+    elif get_origin(hint) is tuple:
+        right = isinstance(value, list | tuple) and len(value) == 2 and all(type(one) in (int, float) for one in value)
+        value = tuple(value) if right else value
+    else:
+        right = type(value) is hint
+    if not right:
+        raise ValueError(f"quirks: {name} cannot be {value!r}"[:200])
+    return value

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from openai.types.chat import completion_create_params
 
+from reconciler.dialects import chat_turns
 from reconciler.dialects.bridge import Unmappable
 from reconciler.dialects.chat_on_messages import ChatOnMessages
 from reconciler.dialects.chat_request import FIELDS, messages_request
@@ -201,6 +202,57 @@ def calling(*calls: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 def result(content: Any = "Dom", ident: str = "call_a") -> dict[str, Any]:
     return {"role": "tool", "tool_call_id": ident, "content": content}
+
+
+INSIDE: dict[str, tuple[dict[str, Any], str]] = {
+    "messages.name": ({"messages": [{**USER, "name": "Ada"}]}, ""),
+    "messages.reasoning_content": (
+        {"messages": [USER, {"role": "assistant", "content": "A", "reasoning_content": "Hm"}, USER]},
+        "",
+    ),
+    "messages.annotations": ({"messages": [USER, {"role": "assistant", "content": "A", "annotations": []}, USER]}, ""),
+    "messages.audio": ({"messages": [USER, {"role": "assistant", "audio": {"id": "a"}}, USER]}, "messages.1.audio"),
+    "messages.function_call": (
+        {"messages": [USER, {"role": "assistant", "function_call": {"name": "a"}}, USER]},
+        "messages.1.function_call",
+    ),
+    "messages.content.image_url.detail": (
+        {"messages": [said("user", {"type": "image_url", "image_url": {"url": "https://a", "detail": "low"}})]},
+        "",
+    ),
+    "messages.content.input_audio": (
+        {"messages": [said("user", {"type": "input_audio", "input_audio": {}})]},
+        "messages.0.content.0.type",
+    ),
+    "messages.tool_calls.extra_content": ({"messages": [USER, calling(call(extra_content={})), result()]}, ""),
+    "messages.tool_calls.custom": (
+        {"messages": [USER, calling(call(type="custom")), result()]},
+        "messages.1.tool_calls.0.type",
+    ),
+    "tools.custom": ({"tools": [{"type": "custom", "custom": {"name": "a"}}]}, "tools.0.type"),
+    "response_format.json_schema.description": (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA, "description": "d"}}},
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "key", [key for key, field in FIELDS.items() if "." in key and field.fate in ("warned", "refused")]
+)
+def test_every_inner_field_that_warns_or_is_refused_is_named(key: str) -> None:
+    fields, where = INSIDE[key]
+    if FIELDS[key].fate == "warned":
+        assert ask(**fields)[1] == (key,)
+    else:
+        with pytest.raises(Unmappable) as raised:
+            ask(**fields)
+        assert raised.value.field == where
+
+
+def test_the_table_knows_every_part_that_is_read() -> None:
+    known = {key.removeprefix("messages.content.") for key in FIELDS}
+    assert chat_turns._PARTS.keys() <= known
 
 
 REFUSED: list[tuple[Quirks, dict[str, Any], str]] = [

@@ -144,6 +144,15 @@ def test_types_in_the_callers_words(error: Error, openai: str, anthropic: str) -
     assert json.loads(anthropic_error(error, "r"))["request_id"] == "r"
 
 
+def test_a_prompt_that_is_too_long_is_known_as_such() -> None:
+    engine = parse_error(400, body({"error": {"code": 400, "message": "9 > 4", "type": "exceed_context_size_error"}}))
+    openai = parse_error(400, body({"error": {"code": "context_length_exceeded", "message": "9 > 4", "type": "x"}}))
+    for error in (engine, openai):
+        said = {"type": "invalid_request_error", "message": "prompt is too long: 9 > 4"}
+        assert json.loads(anthropic_error(error))["error"] == said
+        assert json.loads(openai_error(error))["error"]["code"] == "context_length_exceeded"
+
+
 def test_overloaded_has_two_statuses() -> None:
     assert (errors.openai_status(529), errors.openai_status(503), errors.openai_status(429)) == (503, 503, 429)
     assert (errors.anthropic_status(503), errors.anthropic_status(529), errors.anthropic_status(404)) == (529, 529, 404)

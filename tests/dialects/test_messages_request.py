@@ -10,6 +10,7 @@ import pytest
 from anthropic.types import message_create_params
 from anthropic.types.beta import message_create_params as beta_params
 
+from reconciler.dialects import messages_turns
 from reconciler.dialects.bridge import Unmappable
 from reconciler.dialects.ids import pack
 from reconciler.dialects.messages_on_chat import MessagesOnChat
@@ -173,7 +174,7 @@ IGNORED: list[tuple[Quirks, dict[str, Any], tuple[str, ...], dict[str, Any]]] = 
         ("messages.content.cache_control",),
         {},
     ),
-    (PLAIN, {"system": [text("", cache_control={"type": "ephemeral"})]}, ("messages.content.cache_control",), {}),
+    (PLAIN, {"system": [text("", cache_control={"type": "ephemeral"})]}, ("system.cache_control",), {}),
     (PLAIN, {"messages": [{**USER, "name": "Ada"}]}, ("messages.name",), {}),
 ]
 
@@ -201,6 +202,42 @@ def test_every_field_that_is_refused_is_named(key: str) -> None:
         ask(LOCAL, **{key: {"a": "b"}})
     assert (raised.value.field, raised.value.message) == (key, FIELDS[key].why)
     assert ask(LOCAL, **{key: None})[1] == ()
+
+
+CACHED = {"cache_control": {"type": "ephemeral"}}
+CITED = {"type": "document", "source": {"type": "text", "data": "D"}, "citations": {"enabled": True}}
+INSIDE: dict[str, dict[str, Any]] = {
+    "system.cache_control": {"system": [text("A", **CACHED)]},
+    "messages.content.thinking": {"messages": [USER, assistant({"type": "thinking", "thinking": "Hm"}), USER]},
+    "messages.content.redacted_thinking": {"messages": [USER, assistant({"type": "redacted_thinking"}), USER]},
+    "messages.content.cache_control": {"messages": [user(text("A", **CACHED))]},
+    "messages.content.citations": {"messages": [user(CITED)]},
+    "tools.cache_control": {"tools": [TOOL | CACHED]},
+    "tools.defer_loading": {"tools": [TOOL | {"defer_loading": True}]},
+    "tools.input_examples": {"tools": [TOOL | {"input_examples": []}]},
+    "tools.eager_input_streaming": {"tools": [TOOL | {"eager_input_streaming": True}]},
+    "tools.allowed_callers": {"tools": [TOOL | {"allowed_callers": ["direct"]}]},
+    "messages.content.server_tool_use": {"messages": [USER, assistant({"type": "server_tool_use"}), USER]},
+    "messages.content.container_upload": {"messages": [user({"type": "container_upload", "file_id": "f"})]},
+    "tools.type": {"tools": [TOOL | {"type": "bash_20250124"}]},
+}
+
+
+@pytest.mark.parametrize(
+    "key", [key for key, field in FIELDS.items() if "." in key and field.fate in ("warned", "refused")]
+)
+def test_every_inner_field_that_warns_or_is_refused_is_named(key: str) -> None:
+    if FIELDS[key].fate == "warned":
+        assert ask(**INSIDE[key])[1] == (key,)
+    else:
+        with pytest.raises(Unmappable, match="type"):
+            ask(**INSIDE[key])
+
+
+def test_the_table_knows_every_block_that_is_read() -> None:
+    known = {key.removeprefix("messages.content.") for key in FIELDS}
+    assert messages_turns._PARTS.keys() <= known
+    assert {"tool_use", "tool_result", "thinking", "redacted_thinking"} <= known
 
 
 def test_the_table_knows_every_field_of_the_official_client() -> None:

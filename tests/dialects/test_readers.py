@@ -85,7 +85,8 @@ WRONG_MESSAGES: dict[str, bytes] = {
     "empty delta": START + block(0, {"type": "text", "text": ""}, {"type": "text_delta", "text": ""}) + END,
     "text in the beginning of a block": START + block(0, {"type": "text", "text": "x"}) + END,
     "thinking without a signature": START
-    + block(0, {"type": "thinking", "thinking": "", "signature": ""}, {"type": "thinking_delta", "thinking": "x"}) + END,
+    + block(0, {"type": "thinking", "thinking": "", "signature": ""}, {"type": "thinking_delta", "thinking": "x"})
+    + END,
     "thinking after its signature": START
     + block(
         0,
