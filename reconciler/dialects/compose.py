@@ -11,10 +11,10 @@ from reconciler.dialects.bridge import Bridge
 
 
 class Composed:
-    """A `Bridge`. `second` was made from `first.document`."""
+    """A `Bridge`. `second` was made from `first.document`; `first` knows what there is to keep of the exchange."""
 
     def __init__(self, first: Bridge, second: Bridge) -> None:
-        self._first = first
+        self.first = first
         self._second = second
         self.path = second.path
         self.document: dict[str, Any] = second.document
@@ -23,23 +23,23 @@ class Composed:
 
     def whole(self, status: int, body: bytes) -> tuple[int, bytes]:
         """As `Bridge`."""
-        return self._first.whole(*self._second.whole(status, body))
+        return self.first.whole(*self._second.whole(status, body))
 
     def feed(self, data: bytes) -> bytes:
         """As `Bridge`."""
-        said = self._first.feed(self._second.feed(data))
+        said = self.first.feed(self._second.feed(data))
         if self._second.failed is not None and self.failed is None:
-            self.failed = self._first.whole(*self._second.failed)
-        elif self._first.failed is not None:
-            self.failed = self._first.failed
+            self.failed = self.first.whole(*self._second.failed)
+        elif self.first.failed is not None:
+            self.failed = self.first.failed
         return said
 
     def end(self) -> bytes:
         """As `Bridge`."""
-        said = self._first.feed(self._second.end())
-        return said + self._first.end()
+        said = self.first.feed(self._second.end())
+        return said + self.first.end()
 
     def broke(self, status: int, message: str) -> bytes:
         """As `Bridge`."""
         # The second's own words for it would only be read again by the first.
-        return self._first.broke(status, message)
+        return self.first.broke(status, message)

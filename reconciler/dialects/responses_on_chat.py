@@ -32,8 +32,8 @@ class ResponsesOnChat:
     `request_id` must be unlike any other: the ids of the response and of its items are made of it. `history` is the
     conversation that previous_response_id names, oldest item first, and None where it is not known. `referred` are
     kept items by id, for those that `references(document)` names. `clock` gives Unix times; without it `created_at`
-    is the upstream's and `completed_at` null. With `drop_built_in`, built-in tools (web_search …) are left out and named
-    in `ignored` rather than refused, unless the request insists on one. Raises `Unmappable`.
+    is the upstream's and `completed_at` null. With `drop_built_in`, built-in tools (web_search …) are left out and
+    named in `ignored` rather than refused, unless the request insists on one. Raises `Unmappable`.
     """
 
     path = "/chat/completions"

@@ -5,9 +5,9 @@ a power cut may lose the last answers, never the file). It is bounded in bytes a
 answer belongs to the key that asked for it: another one finds nothing. It is a convenience: what is damaged or from
 another version is left aside, a full disk keeps nothing, and neither is ever an error of a request.
 
-A call of a few KiB takes 0.2 ms, one of a MiB (images) 10 to 25 ms, and one in several that of moving the journal, up to
-0.15 s on a busy disk; it waits at most `WAIT` seconds for another worker's write. So an event loop leaves `put` to a
-thread, and `history`, where images may be in it: any thread may call.
+A call of a few KiB takes 0.2 ms, one of a MiB (images) 10 to 25 ms, and one in several that of moving the journal, up
+to 0.15 s on a busy disk; it waits at most `WAIT` seconds for another worker's write. So an event loop leaves them to a
+thread: any may call.
 """
 
 from __future__ import annotations

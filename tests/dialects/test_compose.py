@@ -43,6 +43,8 @@ def test_the_request_is_what_the_upstream_takes() -> None:
     assert "prompt_cache_key" in one.ignored
     assert one.ignored == tuple(sorted(one.ignored))
     assert one.failed is None
+    assert isinstance(one.first, ResponsesOnChat)
+    assert [item["type"] for item in one.first.items] == ["message"]
 
 
 @pytest.mark.parametrize("name", MESSAGES)

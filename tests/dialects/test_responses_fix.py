@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from reconciler.dialects.bridge import Unmappable
-from reconciler.dialects.responses_fix import ResponsesFix
+from reconciler.dialects.responses_fix import ResponsesFix, fits
 from tests.dialects.canned import EVENTS, answering
 from tests.dialects.responses_corpus import clock
 from tests.support.streams_responses import check_response, responses_stream
@@ -380,6 +380,7 @@ def test_arbitrary_documents_never_raise_but_as_unmappable(documents: list[Any])
         fix().feed(b"data: " + json.dumps(wrapped).encode() + b"\n\n")
         answer = {**document, "object": "response"} if isinstance(document, dict) else document
         fix(max_output_tokens=3).whole(200, json.dumps(answer).encode())
+        fits(document if isinstance(document, dict) else {"input": document, "tools": document, "text": document})
         try:
             ResponsesFix(document if isinstance(document, dict) else {"input": document, "tools": document}, "r1", [])
         except Unmappable:

@@ -143,6 +143,22 @@ def test_what_fails_later_ends_with_an_error_and_a_failed_response(name: str) ->
     assert said.response["output"][0]["status"] == "incomplete"
 
 
+@pytest.mark.parametrize("name", BAD_LATER)
+def test_the_official_client_sees_that_it_failed(name: str) -> None:
+    import openai
+
+    one = bridge()
+    told = one.feed(BEGUN + BAD_LATER[name]) + one.end()
+    with (
+        answering(200, EVENTS, told) as served,
+        openai.OpenAI(base_url=served.base, api_key="k", max_retries=0) as client,
+    ):
+        kinds = [event.type for event in client.responses.create(model="fast", input="Hi", stream=True)]
+        with client.responses.stream(model="fast", input="Hi") as streamed, pytest.raises(RuntimeError):
+            streamed.get_final_response()
+    assert kinds[-2:] == ["error", "response.failed"]
+
+
 def test_an_error_in_the_middle_keeps_what_was_called_and_whether_to_try_again() -> None:
     one = bridge()
     piece = {"index": 0, "id": "call_a", "function": {"name": "f", "arguments": '{"x'}}
