@@ -11,7 +11,7 @@ from reconciler.dialects.bridge import Bridge
 
 
 class Composed:
-    """A `Bridge`. `second` was made from `first.document`."""
+    """A `Bridge`. `second` was made from `first.document`; `first` knows what there is to keep of the exchange."""
 
     def __init__(self, first: Bridge, second: Bridge) -> None:
         self.first = first

@@ -5,7 +5,8 @@ JSON is read. Requests: it refuses previous_response_id, item references, messag
 reasoning without content. Answers: it says "completed" where the limit of tokens ended them, and its objects and events
 lack what the official client's types require (`sequence_number`, `output_index`, the request's settings …).
 
-It ignores text.format, and tools that are not functions; where those matter, `ResponsesOnChat` is the better way.
+It leaves some of what can be asked undone without a word; `fits` says for which requests it is a way at all. The other
+way is `ResponsesOnChat`, which does them all.
 """
 
 from __future__ import annotations
@@ -27,6 +28,39 @@ _NUMBERED = b'"sequence_number":'
 _ITEM_ID = re.compile(rb'"item_id":"([^"\\]*)"')
 _END = re.compile(rb"\r?\n\r?\n")
 _LIFE = ("response.created", "response.in_progress", "response.completed", "response.incomplete", "response.failed")
+
+
+def fits(document: dict[str, Any]) -> bool:
+    """Whether llama-server's own responses do all that is asked. Any document; never raises.
+
+    They know nothing of formats, log probabilities, summaries, allowed tools, built-in tools and files.
+    """
+    said = given(document)
+    text, reasoning, choice = said.get("text"), said.get("reasoning"), said.get("tool_choice", "auto")
+    form = text.get("format") if isinstance(text, dict) else None
+    return (
+        (not isinstance(form, dict) or form.get("type") == "text")
+        and not (isinstance(reasoning, dict) and (reasoning.get("summary") or reasoning.get("generate_summary")))
+        and isinstance(choice, str)
+        and not said.get("top_logprobs")
+        and not said.get("include")
+        and all(isinstance(tool, dict) and tool.get("type") == "function" for tool in _all(said.get("tools")))
+        and not any(_is_file(part) for item in _all(said.get("input")) for part in _parts_of(item))
+    )
+
+
+def _all(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _parts_of(item: object) -> list[Any]:
+    if not isinstance(item, dict):
+        return []
+    return [*_all(item.get("content")), *_all(item.get("output"))]
+
+
+def _is_file(part: object) -> bool:
+    return isinstance(part, dict) and part.get("type") in ("input_file", "input_audio")
 
 
 class ResponsesFix:
@@ -96,13 +130,13 @@ class ResponsesFix:
         said = []
         start = 0
         for end in _END.finditer(self._held):
-            said.append(self._event(self._held[start : end.start()], self._held[start : end.end()]))
+            said.append(self._tell(self._event(self._held[start : end.start()], self._held[start : end.end()])))
             start = end.end()
         self._held = self._held[start:]
         if len(self._held) > EVENT_LIMIT:
             self._held = b""
             said.append(self._break(Error(502, "", f"an event of the stream is longer than {EVENT_LIMIT} bytes")))
-        return self._tell(b"".join(said))
+        return b"".join(said)
 
     def end(self) -> bytes:
         """As `Bridge`."""
@@ -203,7 +237,7 @@ class ResponsesFix:
         """The response as a whole: at its beginning and at its end."""
         document.pop("timings", None)
         self._answer(response)
-        if response["status"] == "in_progress":
+        if response["status"] == "in_progress" and not self._told:
             self._head += self._write(kind, document)
             return b""
         last = response["output"][-1]["status"] if response["output"] else "completed"

@@ -32,7 +32,8 @@ class ResponsesOnChat:
     `request_id` must be unlike any other: the ids of the response and of its items are made of it. `history` is the
     conversation that previous_response_id names, oldest item first, and None where it is not known. `referred` are
     kept items by id, for those that `references(document)` names. `clock` gives Unix times; without it `created_at`
-    is the upstream's and `completed_at` null. Raises `Unmappable`.
+    is the upstream's and `completed_at` null. With `drop_built_in`, built-in tools (web_search …) are left out and
+    named in `ignored` rather than refused, unless the request insists on one. Raises `Unmappable`.
     """
 
     path = "/chat/completions"
@@ -46,9 +47,10 @@ class ResponsesOnChat:
         *,
         referred: Mapping[str, Item] | None = None,
         clock: Callable[[], float] | None = None,
+        drop_built_in: bool = False,
     ) -> None:
         ident = _NOT_IN_IDS.sub("", request_id)
-        self._asked = asked(document, quirks, ident, history, referred or {})
+        self._asked = asked(document, quirks, ident, history, referred or {}, drop_built_in=drop_built_in)
         self.document = self._asked.document
         self.ignored = self._asked.ignored
         self.failed: tuple[int, bytes] | None = None

@@ -51,6 +51,8 @@ def asked(
     request_id: str,
     history: list[Item] | None,
     referred: Mapping[str, Item],
+    *,
+    drop_built_in: bool = False,
 ) -> Asked:
     """The request for chat; arguments as those of `ResponsesOnChat`. Raises `Unmappable`."""
     ignored = Ignored()
@@ -64,7 +66,7 @@ def asked(
     chat: dict[str, Any] = {"model": said.get("model"), "messages": messages(instructions, kept + own, quirks, ignored)}
     if not chat["messages"]:
         raise Unmappable("input", "says nothing; send text or at least one item")
-    names = tools(said, chat, ignored)
+    names = tools(said, chat, ignored, drop_built_in=drop_built_in)
     included = _include(said, ignored)
     for step in (_limits, _format, _thinking, _stream, _rest):
         step(said, chat, quirks, ignored)

@@ -15,7 +15,11 @@ from reconciler.dialects.responses_items import Item
 from reconciler.dialects.responses_tell import Telling
 from reconciler.dialects.text import decode, dumps
 
-_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+_INCOMPLETE = {
+    "length": "max_output_tokens",
+    "model_length": "max_output_tokens",  # Mistral's word for the end of the context
+    "content_filter": "content_filter",
+}
 
 
 class Wrong(Exception):
@@ -27,6 +31,7 @@ class _Call:
 
     def __init__(self) -> None:
         self.id = ""
+        self.said_id = ""  # by the upstream, which may not be unlike others
         self.name = ""
         self.signature = ""
         self.pieces: list[str] = []
@@ -64,8 +69,10 @@ class Listening:
             response["created_at"] = created
         if isinstance(document.get("service_tier"), str):
             response["service_tier"] = document["service_tier"]
-        if isinstance(document.get("usage"), dict):
-            response["usage"] = usage(document["usage"])
+        groq = document.get("x_groq")
+        counted = document.get("usage") or (groq.get("usage") if isinstance(groq, dict) else None)
+        if isinstance(counted, dict):
+            response["usage"] = usage(counted)
         for choice in listed(document.get("choices")):
             if isinstance(choice, dict) and choice.get("index") in (0, None):
                 self._choice(choice)
@@ -83,9 +90,7 @@ class Listening:
         self._telling.end(reason)
 
     def _choice(self, choice: dict[str, Any]) -> None:
-        delta = choice.get("delta")
-        if not isinstance(delta, dict):
-            delta = choice.get("message")
+        delta = choice.get("delta") or choice.get("message")
         if isinstance(delta, dict):
             self._delta(delta, choice.get("logprobs"))
         reason = choice.get("finish_reason")
@@ -120,7 +125,9 @@ class Listening:
         function = function if isinstance(function, dict) else {}
         call = self._call_of(entry, function)
         if not call.id and isinstance(entry.get("id"), str):
-            call.id = entry["id"]
+            taken = any(other.id == entry["id"] for other in self._calls)  # some servers give each call the same
+            call.id = f"{entry['id']}_{len(self._calls)}" if entry["id"] and taken else entry["id"]
+            call.said_id = entry["id"]
         if not call.name and isinstance(function.get("name"), str):
             call.name = function["name"]
         call.signature = call.signature or signature(entry)
@@ -147,10 +154,10 @@ class Listening:
         known: _Call | None = None
         if isinstance(index, int):
             known = self._by_index.get(index)
-            if known is not None and ident and known.id and ident != known.id and function.get("name"):
+            if known is not None and ident and known.said_id not in ("", ident) and function.get("name"):
                 known = None
         elif ident:
-            known = next((call for call in self._calls if call.id == ident), None)
+            known = next((call for call in self._calls if call.said_id == ident), None)
         elif self._calls and not (function.get("name") and self._calls[-1].name):
             known = self._calls[-1]
         if known is None:

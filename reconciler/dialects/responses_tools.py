@@ -1,6 +1,7 @@
 """Tools of a responses request as chat's tools.
 
-PURE. A built-in tool that may not be called in this request is harmless and left out; any other is refused by name.
+PURE. A built-in tool that may not be called in this request is harmless and left out; any other is refused by name,
+unless the gateway was told to do without (some clients offer a web search with every request).
 """
 
 from __future__ import annotations
@@ -14,24 +15,27 @@ from reconciler.dialects.responses_items import Ignored, Item, chat_name
 from reconciler.dialects.responses_tables import FUNCTION_KEYS, TOOLS
 
 
-def tools(said: dict[str, Any], chat: dict[str, Any], ignored: Ignored) -> dict[str, tuple[str, str]]:
+def tools(
+    said: dict[str, Any], chat: dict[str, Any], ignored: Ignored, *, drop_built_in: bool
+) -> dict[str, tuple[str, str]]:
     """Put `tools` and `tool_choice` into the chat; gives namespace and name of each function by its name in chat.
 
-    Raises `Unmappable`.
+    With `drop_built_in`, built-in tools are left out rather than refused. Raises `Unmappable`.
     """
     choice = said.get("tool_choice", "auto")
     names: dict[str, tuple[str, str]] = {}
     allowed = _allowed(choice)
+    harmless = drop_built_in or choice == "none" or allowed is not None
     offered: list[Item] = []
     for index, tool in enumerate(sequence(said.get("tools", []), "tools")):
-        for name, function in _functions(f"tools[{index}]", tool, ignored, callable_=choice != "none", allowed=allowed):
+        for name, function in _functions(f"tools[{index}]", tool, ignored, harmless):
             shown = chat_name(*name)
             if shown in names:
                 raise Unmappable(f"tools[{index}].name", f"there are two tools that are called {shown!r}")
             names[shown] = name
             offered.append({"type": "function", "function": {"name": shown, **function}})
     if allowed is not None:
-        for shown in allowed - names.keys():
+        for shown in sorted(allowed - names.keys()):
             raise Unmappable("tool_choice.tools", f"{shown!r:.80} is none of the tools")
         offered = [tool for tool in offered if tool["function"]["name"] in allowed]
     _choose(choice, names, offered, chat)
@@ -42,9 +46,7 @@ def tools(said: dict[str, Any], chat: dict[str, Any], ignored: Ignored) -> dict[
     return names
 
 
-def _functions(
-    where: str, tool: object, ignored: Ignored, *, callable_: bool, allowed: set[str] | None
-) -> list[tuple[tuple[str, str], Item]]:
+def _functions(where: str, tool: object, ignored: Ignored, harmless: bool) -> list[tuple[tuple[str, str], Item]]:
     """((namespace, name), chat function without name) of each function that the tool stands for."""
     tool = mapping(tool, where)
     kind = tool.get("type")
@@ -52,9 +54,9 @@ def _functions(
     if field is None:
         raise Unmappable(f"{where}.type", f"{kind!r:.60} is no type of a tool that is known here")
     if field.fate == "refused":
-        if callable_ and allowed is None:
+        if not harmless:
             raise Unmappable(f"{where}.type", f"the tool '{kind}' {field.why}")
-        ignored.add(f"tools.{kind}")  # harmless: it may not be called
+        ignored.add(f"tools.{kind}")
         return []
     if kind == "function":
         return [(("", name_of(where, tool)), _function(where, tool, ignored))]

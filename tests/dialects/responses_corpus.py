@@ -1,12 +1,8 @@
-"""Chat streams as upstreams send them, with what a response has to say then; and a server that answers with bytes."""
+"""Chat streams as upstreams send them, with what a response has to say then."""
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -343,6 +339,16 @@ GOOD: dict[str, Told] = {
         reason="max_output_tokens",
         items=["function_call"],
     ),
+    "two calls with one id": Told(
+        stream(
+            chunk(call("{}", name="f", index=0, id="x")),
+            chunk(call("{}", name="g", index=1, id="x")),
+            chunk(call(" ", index=1, id="x")),
+            CALLED,
+        ),
+        calls=[("x", "f", "{}"), ("x_2", "g", "{} ")],
+        items=["function_call"] * 2,
+    ),
     "a thought signature": Told(
         stream(
             chunk(
@@ -391,30 +397,3 @@ BAD_LATER: dict[str, bytes] = {
     "a cut": b'data: {"choices": [{"index": 0, "del',
     "finished with an error": stream(chunk({}, "error")),
 }
-
-
-@contextmanager
-def served(body: bytes, *, status: int = 200, events: bool = True) -> Iterator[str]:
-    """The base URL of a server that answers every POST with these bytes."""
-
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(status)
-            self.send_header("Content-Type", "text/event-stream" if events else "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

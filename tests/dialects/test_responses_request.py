@@ -218,6 +218,12 @@ def test_built_in_tools_are_refused_by_name_unless_they_may_not_be_called(kind: 
     only_f = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "f"}]}
     one = made(tools=tools, tool_choice=only_f)
     assert (one.document["tools"], one.ignored) == ([CHAT_F], (f"tools.{kind}",))
+    document = {"model": "fast", "input": "Hi", "tools": tools}
+    lenient = ResponsesOnChat(document, PLAIN, "r1", drop_built_in=True)
+    assert (lenient.document["tools"], lenient.ignored) == ([CHAT_F], (f"tools.{kind}",))
+    for choice in ({"type": kind}, "required"):
+        with pytest.raises(Unmappable):
+            ResponsesOnChat({**document, "tools": tools[1:], "tool_choice": choice}, PLAIN, "r1", drop_built_in=True)
 
 
 @pytest.mark.parametrize(

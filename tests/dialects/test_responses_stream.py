@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from reconciler.dialects.quirks import LOCAL, PLAIN
 from reconciler.dialects.responses_on_chat import ResponsesOnChat
+from tests.dialects.canned import EVENTS, JSON, answering
 from tests.dialects.responses_corpus import (
     BAD_AT_ONCE,
     BAD_LATER,
@@ -23,7 +24,6 @@ from tests.dialects.responses_corpus import (
     Told,
     chunk,
     clock,
-    served,
     stream,
 )
 from tests.support.streams_responses import check_response, responses_stream
@@ -77,7 +77,10 @@ def test_the_official_client_reads_it(name: str) -> None:
     import openai
 
     told = GOOD[name]
-    with served(run(told)) as url, openai.OpenAI(base_url=url, api_key="k", max_retries=0) as client:
+    with (
+        answering(200, EVENTS, run(told)) as served,
+        openai.OpenAI(base_url=served.base, api_key="k", max_retries=0) as client,
+    ):
         plain = list(client.responses.create(model="fast", input="Hi", stream=True))
         with client.responses.stream(model="fast", input="Hi") as streamed:
             kinds = [event.type for event in streamed]
@@ -93,8 +96,8 @@ def test_the_official_client_gets_its_final_response() -> None:
     import openai
 
     with (
-        served(run(GOOD["words, then a call"])) as url,
-        openai.OpenAI(base_url=url, api_key="k", max_retries=0) as client,
+        answering(200, EVENTS, run(GOOD["words, then a call"])) as served,
+        openai.OpenAI(base_url=served.base, api_key="k", max_retries=0) as client,
         client.responses.stream(model="fast", input="Hi") as streamed,
     ):
         final = streamed.get_final_response()
@@ -138,6 +141,22 @@ def test_what_fails_later_ends_with_an_error_and_a_failed_response(name: str) ->
     assert said.error
     assert said.response["error"] == {"code": "server_error", "message": said.error}
     assert said.response["output"][0]["status"] == "incomplete"
+
+
+@pytest.mark.parametrize("name", BAD_LATER)
+def test_the_official_client_sees_that_it_failed(name: str) -> None:
+    import openai
+
+    one = bridge()
+    told = one.feed(BEGUN + BAD_LATER[name]) + one.end()
+    with (
+        answering(200, EVENTS, told) as served,
+        openai.OpenAI(base_url=served.base, api_key="k", max_retries=0) as client,
+    ):
+        kinds = [event.type for event in client.responses.create(model="fast", input="Hi", stream=True)]
+        with client.responses.stream(model="fast", input="Hi") as streamed, pytest.raises(RuntimeError):
+            streamed.get_final_response()
+    assert kinds[-2:] == ["error", "response.failed"]
 
 
 def test_an_error_in_the_middle_keeps_what_was_called_and_whether_to_try_again() -> None:
@@ -213,8 +232,8 @@ def test_a_whole_answer_says_the_same(name: str) -> None:
         [*kinds, *("function_call" for _ in told.calls)]
     )
     with (
-        served(body, events=False) as url,
-        openai.OpenAI(base_url=url, api_key="k", max_retries=0) as client,
+        answering(200, JSON, body) as served,
+        openai.OpenAI(base_url=served.base, api_key="k", max_retries=0) as client,
     ):
         read = client.responses.create(model="fast", input="Hi")
     assert read.output_text == told.text

@@ -8,6 +8,7 @@ an item that differs from what was told of it, an end that is not one, anything 
 from __future__ import annotations
 
 import json
+import typing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,12 +77,22 @@ def _valid(kind: Any, document: object, what: str) -> None:
     try:
         _ADAPTERS[kind].validate_python(document, strict=False)
     except ValidationError as error:
-        raise AssertionError(f"{what} is not what the client's type says: {error}") from None
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:5]]
+        raise AssertionError(f"{what} is not what the client's type says: {faults}") from None
+
+
+def _kinds() -> dict[str, Any]:
+    """The client's type of each event, by the event's kind."""
+    from openai.types.responses import ResponseStreamEvent
+
+    union = typing.get_args(ResponseStreamEvent)[0]
+    return {typing.get_args(kind.model_fields["type"].annotation)[0]: kind for kind in typing.get_args(union)}
 
 
 class _Reader:
     def __init__(self) -> None:
         self.said = Said()
+        self._kinds = _kinds()
         self._next = 0
         self._items: list[dict[str, Any]] = []
         self._open: dict[str, Any] | None = None  # as told so far
@@ -90,12 +101,11 @@ class _Reader:
         self._over = False
 
     def event(self, name: str, document: dict[str, Any]) -> None:
-        from openai.types.responses import ResponseStreamEvent
-
         kind = document.get("type")
         assert not self._over, f"{kind} after the end"
         assert kind == name, f"the event is called {name!r} and its data {kind!r}"
-        _valid(ResponseStreamEvent, document, f"the event {kind}")
+        assert kind in self._kinds, f"the client has no type for {kind}"
+        _valid(self._kinds[kind], document, f"the event {kind}")
         number = document["sequence_number"]
         assert number == self._next, f"{kind} has the sequence_number {number} instead of {self._next}"
         self._next += 1
