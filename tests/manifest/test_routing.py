@@ -110,7 +110,7 @@ def test_routes_and_what_keys_may_do_arrive_at_the_gateway() -> None:
         ("no", (), None, None),
     ]
     assert spec.origins == ("https://app.example.com",)
-    assert dict(spec.limits) == {
+    assert dict(spec.bounds) == {
         "body": 1 << 20,
         "connect_seconds": 3.0,
         "first_byte_seconds": 30.0,
