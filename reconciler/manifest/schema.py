@@ -7,7 +7,6 @@ from typing import Any
 
 from reconciler.manifest.stack import Stack
 
-
 _NAMED = ("properties", "patternProperties", "$defs")  # below them stand names of the language, not of schemas
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, get_args
 
 import pytest
@@ -36,6 +36,15 @@ def test_every_preset_has_its_row_and_its_quirks_are_known() -> None:
             assert url.startswith(("https://", "http://localhost:")), name
             assert not url.endswith("/"), name
         assert not (preset.responses and not preset.openai and not preset.needs_base), name
+
+
+def test_quirks_are_those_that_the_translators_read() -> None:
+    """All but `temperature`, which is a pair, and follows from the dialect."""
+    quirks = pytest.importorskip("reconciler.dialects.quirks").Quirks
+    known = {field.name: getattr(quirks(), field.name) for field in fields(quirks)}
+    assert set(QuirksSection.model_fields) == set(known) - {"temperature"}
+    for name, preset in PRESETS.items():
+        assert all(type(value) is type(known[key]) for key, value in preset.quirks.items()), name
 
 
 @pytest.mark.parametrize("name", sorted(set(PRESETS) - {"azure"}))

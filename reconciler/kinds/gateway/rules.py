@@ -289,10 +289,9 @@ def _start(
 
 def _unseen(spec: GatewaySpec, world: World) -> str:
     """Routes are not rewritten on what nobody could look at: they lead where they led."""
-    for model in spec.models:
-        if isinstance(world.observed.get(Ref("server", model.name)), Unknown):
-            return f"server/{model.name} cannot be observed"
-    return ""
+    refs = (*(Ref("server", m.name) for m in spec.models), *(Ref("provider", p.name) for p in spec.providers))
+    blind = next((ref for ref in refs if isinstance(world.observed.get(ref), Unknown)), None)
+    return f"{blind} cannot be observed" if blind is not None else ""
 
 
 def _stop(process: Process) -> Action:
