@@ -85,10 +85,10 @@ def test_models_are_found_and_the_gateway_is_told_of_them_and_of_the_keys(cloude
     printed = [planned.stdout, planned.stderr, done.stdout, done.stderr]
     verbs = ("plan --all", "status", "events -n 0", "state export", "why provider/cloud", "history")
     for words in (*verbs, "logs controller -n 0", "logs gateway -n 0", "explain providers"):
-        for form in ("text", "json"):
-            told_ = clouded.run(*words.split(), "-o", form, code=None)
-            assert told_.returncode in (0, 2), (words, told_.stderr)
-            printed += [told_.stdout, told_.stderr]
+        form = "json" if words in ("status", "state export", "events -n 0") else "text"
+        told_ = clouded.run(*words.split(), "-o", form, code=None)
+        assert told_.returncode in (0, 2), (words, told_.stderr)
+        printed += [told_.stdout, told_.stderr]
     assert any("cloud" in out for out in printed)
     nowhere(clouded, *printed)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, get_args
 
 import pytest
@@ -36,6 +36,15 @@ def test_every_preset_has_its_row_and_its_quirks_are_known() -> None:
             assert url.startswith(("https://", "http://localhost:")), name
             assert not url.endswith("/"), name
         assert not (preset.responses and not preset.openai and not preset.needs_base), name
+
+
+def test_quirks_are_those_that_the_translators_read() -> None:
+    """All but `temperature`, which is a pair, and follows from the dialect."""
+    quirks = pytest.importorskip("reconciler.dialects.quirks").Quirks
+    known = {field.name: getattr(quirks(), field.name) for field in fields(quirks)}
+    assert set(QuirksSection.model_fields) == set(known) - {"temperature"}
+    for name, preset in PRESETS.items():
+        assert all(type(value) is type(known[key]) for key, value in preset.quirks.items()), name
 
 
 @pytest.mark.parametrize("name", sorted(set(PRESETS) - {"azure"}))
@@ -160,6 +169,9 @@ def test_timeouts_requests_and_quirks_arrive() -> None:
         ("{preset: openai, proxy: 'http://u:secret-canary@p'}", "is written as a reference"),
         ("{preset: openai, proxy: 'socks5://p'}", "a proxy is written http://host:port"),
         ("{preset: openai, api_key: sk-secret-canary}", ""),
+        ("{preset: openai, headers: {authorization: 'Bearer secret-canary'}}", "holds a secret, which is written as"),
+        ("{preset: openai, headers: {Host: a.example}}", "the header Host belongs to the connection"),
+        ("{preset: openai, headers: {X-A: a, x-a: b}}", "two headers have the same name"),
         ("{preset: openai, quirks: {nonsense: 1}}", "unknown key 'nonsense'"),
         ("{preset: openai, quirks: {effort: most}}", "must be"),
         ("{preset: openai, allow: []}", "must not be empty"),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from reconciler.core.diagnostics import Refused
 from reconciler.core.ids import Ref
-from reconciler.core.state import HostFacts
+from reconciler.core.state import HostFacts, World
+from reconciler.gateway.routes import load as read_routes
+from reconciler.kinds.gateway.rules import content, targets
 from reconciler.kinds.gateway.spec import GatewaySpec
-from reconciler.manifest.resolve import resolve
-from tests.manifest.helper import faults, read_text, the_fault
+from reconciler.manifest.parse import load
+from reconciler.manifest.resolve import denials, resolve
+from tests.manifest.helper import ROOT, faults, read_text, the_fault
 
 HEAD = """\
 version: 1
@@ -110,7 +114,7 @@ def test_routes_and_what_keys_may_do_arrive_at_the_gateway() -> None:
         ("no", (), None, None),
     ]
     assert spec.origins == ("https://app.example.com",)
-    assert dict(spec.limits) == {
+    assert dict(spec.bounds) == {
         "body": 1 << 20,
         "connect_seconds": 3.0,
         "first_byte_seconds": 30.0,
@@ -166,3 +170,14 @@ def test_requests_are_rewritten_as_the_manifest_says() -> None:
 )
 def test_what_requests_are_routed_by_is_not_rewritten(request_: str, said: str) -> None:
     assert said in the_fault(f"version: 1\nmodels: {{a: {{source: file:x, request: {request_}}}}}\n").summary
+
+
+def test_the_example_of_providers_becomes_routes_that_the_gateway_reads() -> None:
+    manifest = load(ROOT / "examples" / "providers" / "stack.yaml")
+    spec: GatewaySpec = resolve(manifest, "cp311")[Ref("gateway", "main")].spec
+    written = content(spec, targets(spec, World()), ())
+    routes = read_routes(json.dumps({**written, "serial": 1, "digest": "d"}).encode())
+    assert list(routes.names) == ["chat"]
+    assert sorted(written["providers"]) == ["anthropic", "lab", "openai"]
+    assert sorted(written["routes"]) == ["claude-*", "mostly-local", "smart"]
+    assert denials(manifest) == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -175,11 +176,15 @@ def _write_routes(spec: GatewaySpec, action: Action, tools: Tools) -> str:
 
 def _route(spec: GatewaySpec, action: Action, tools: Tools) -> None:
     digest = _write_routes(spec, action, tools)
-    body = json.dumps({"secrets": _secrets(spec, tools)}).encode()
+    told = _secrets(spec, tools)
+    body = json.dumps({"secrets": told}).encode()
     answer = unix_request(tools.layout.gateway_socket, "POST", "/reload", timeout=5.0, body=body)
     if answer is None or answer.get("digest") != digest:
         why = (answer or {}).get("error") or "it does not answer"
         raise Fault("ROUTES_REFUSED", f"the gateway did not take its routes: {why}")
+    has = answer.get("secrets")
+    if has is not None and (told or has) and has != fingerprint(told, str(answer.get("nonce", ""))):
+        raise Fault("KEYS_REFUSED", "the gateway did not take the keys of its providers")
 
 
 async def _start(ref: Ref, spec: GatewaySpec, action: Action, tools: Tools) -> None:
@@ -201,7 +206,8 @@ async def _start(ref: Ref, spec: GatewaySpec, action: Action, tools: Tools) -> N
                 raise _port_fault(spec, why) from fault
             raise
 
-    launch = Launch(ref, spec.listening, argv, {}, spec.host, spec.port, {}, nonce, "", ready)
+    trusted = {name: os.environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if name in os.environ}
+    launch = Launch(ref, spec.listening, argv, trusted, spec.host, spec.port, {}, nonce, "", ready)
     await start(launch, tools)
 
 

@@ -201,7 +201,7 @@ def content(
         "prefix": spec.prefix,
         "trusted_hosts": list(spec.trusted_hosts),
         "cors": {"origins": list(spec.origins)},
-        "limits": dict(spec.limits),
+        "limits": dict(spec.bounds),
         "keep_responses": spec.keep_responses,
         "api_keys": [{"name": name, "sha256": sha256} | _grant(grants.get(name)) for name, sha256 in keys],
         "providers": {p.name: _provider(p, has.get(p.name, Offer(p.named))) for p in spec.providers},
@@ -290,10 +290,9 @@ def _start(
 
 def _unseen(spec: GatewaySpec, world: World) -> str:
     """Routes are not rewritten on what nobody could look at: they lead where they led."""
-    for model in spec.models:
-        if isinstance(world.observed.get(Ref("server", model.name)), Unknown):
-            return f"server/{model.name} cannot be observed"
-    return ""
+    refs = (*(Ref("server", m.name) for m in spec.models), *(Ref("provider", p.name) for p in spec.providers))
+    blind = next((ref for ref in refs if isinstance(world.observed.get(ref), Unknown)), None)
+    return f"{blind} cannot be observed" if blind is not None else ""
 
 
 def _stop(process: Process) -> Action:
@@ -310,8 +309,8 @@ def _fields(before: Mapping[str, Any], spec: GatewaySpec) -> tuple[FieldChange, 
         if key in before and before[key] != plain[key]:
             out.append(FieldChange(f"gateway.{'cors.origins' if key == 'origins' else key}", before[key], plain[key]))
     for key, name in _LIMITS.items():
-        was, now = (dict(side.get("limits", ())).get(key) for side in (before, plain))
-        if "limits" in before and was != now:
+        was, now = (dict(side.get("bounds", ())).get(key) for side in (before, plain))
+        if "bounds" in before and was != now:
             out.append(FieldChange(f"gateway.{name}", was, now))
     for name, (old, new) in _named(before, plain, "grants"):
         bounds = [(key, (old or {}).get(key), (new or {}).get(key)) for key in ("allow", "rate", "tokens")]

@@ -202,7 +202,7 @@ class GrantSpec:
 
 @dataclass(frozen=True, slots=True)
 class GatewaySpec:
-    """`api_keys` are (name, reference) pairs; `models`, `providers` and `routes` are sorted by name. `limits` are bytes
+    """`api_keys` are (name, reference) pairs; `models`, `providers` and `routes` are sorted by name. `bounds` are bytes
     for `body`, and seconds for what ends in `_seconds`."""
 
     host: str
@@ -215,7 +215,7 @@ class GatewaySpec:
     routes: tuple[ForkSpec, ...] = ()
     grants: tuple[GrantSpec, ...] = ()
     origins: tuple[str, ...] = ()
-    limits: tuple[tuple[str, float], ...] = ()
+    bounds: tuple[tuple[str, float], ...] = ()  # not `limits`, by which those of a process are known
     keep_responses: bool = True
 
     @property
@@ -244,8 +244,8 @@ def resolve(
     routes: tuple[ForkSpec, ...] = (),
 ) -> GatewaySpec:
     times = section.timeouts
-    limits = {"body": section.body_limit, "connect_seconds": times.connect}
-    limits |= {"first_byte_seconds": times.first_byte, "idle_seconds": times.idle}
+    bounds = {"body": section.body_limit, "connect_seconds": times.connect}
+    bounds |= {"first_byte_seconds": times.first_byte, "idle_seconds": times.idle}
     return GatewaySpec(
         host=section.host,
         port=section.port,
@@ -261,7 +261,7 @@ def resolve(
             if (k.allow, k.rate, k.tokens) != (None, None, None)
         ),
         origins=section.cors.origins,
-        limits=tuple(sorted(limits.items())),
+        bounds=tuple(sorted(bounds.items())),
         keep_responses=section.keep_responses,
     )
 

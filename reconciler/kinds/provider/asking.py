@@ -87,7 +87,7 @@ async def _with_any_key(client: httpx2.AsyncClient, spec: ProviderSpec, shown: C
 
 async def _pages(client: httpx2.AsyncClient, spec: ProviderSpec, shown: Credentials, key: str) -> Asked:
     url = f"{address(spec)}/models"
-    headers = {**dict(spec.headers), **dict(shown.headers), **_auth(spec.auth, key)}
+    headers = {name.lower(): value for name, value in (*spec.headers, *shown.headers)} | _auth(spec.auth, key)
     headers |= {"accept": "application/json", "accept-encoding": "gzip, identity", "user-agent": "reconciler"}
     found: dict[str, None] = {}
     after = ""

@@ -37,6 +37,18 @@ def _literal(host: str) -> bool:
     return not forbidden(host, private=True).endswith("is not an IP address")
 
 
+_OURS = {
+    "host",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "keep-alive",
+    "expect",
+}
+_SECRET = {"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie"}
 BaseUrl = Annotated[Address, AfterValidator(_plain)]
 
 
@@ -135,6 +147,20 @@ class ProviderSection(Entry):
     """Changes to each request that goes to it."""
     quirks: QuirksSection = QuirksSection()
     """Where it differs from what its preset says of its ways."""
+
+    @field_validator("headers")
+    @classmethod
+    def _ours_or_secret(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if name.lower() in _OURS:
+                raise ValueError(f"the header {name} belongs to the connection; it cannot be set")
+            if name.lower() in _SECRET and not referred(text):
+                raise ValueError(
+                    f"the header {name} holds a secret, which is written as a reference: env:NAME, file:PATH"
+                )
+        if len({name.lower() for name in value}) < len(value):
+            raise ValueError("two headers have the same name")
+        return value
 
     @field_validator("proxy")
     @classmethod
