@@ -1,0 +1,56 @@
+"""opencode: a provider in opencode.json, which may have comments."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from reconciler.clients.blocks import Mark
+from reconciler.clients.client import Client, Target, export_note, named_key
+from reconciler.clients.json_forms import Commented
+from reconciler.clients.offer import Key, Model, Offer, Places
+from reconciler.core.diagnostics import Refused
+
+NAME = "reconciler"
+_FILLED = re.compile(r"\{(env|file):")
+
+
+def _config(offer: Offer | None, places: Places) -> Target:
+    path = places.settings / "opencode" / "opencode.json"
+    secret = offer is not None and bool(offer.key.value)
+    value = _provider(offer) if offer is not None else None
+    return Target(path, Commented(Mark("opencode", str(path), "//"), ("provider",), NAME, value, secret))
+
+
+def _provider(offer: Offer) -> dict[str, Any]:
+    """It fills in `{env:…}` and `{file:…}` wherever they stand: what is called so cannot be named in its file."""
+    for text in (offer.model.name, offer.key.value):
+        if _FILLED.search(text):
+            raise Refused("opencode would fill in what stands in braces in the model's name or the key",
+                          hint="choose another model with --model")  # fmt: skip
+    return {
+        "npm": "@ai-sdk/openai-compatible",
+        "name": "Reconciler",
+        "options": {"baseURL": offer.url, "apiKey": _key(offer.key)},
+        "models": {model.name: _model(model) for model in offer.of("chat") if not _FILLED.search(model.name)},
+    }
+
+
+def _model(model: Model) -> dict[str, Any]:
+    """A window that is known is told, so that long conversations are shortened in time."""
+    limit = {"limit": {"context": model.context, "output": max(1, model.context // 4)}} if model.context else {}
+    return {"name": model.name, **limit}
+
+
+def _key(key: Key) -> str:
+    if key.literal:
+        return key.literal
+    return f"{{file:{key.file}}}" if key.file else f"{{env:{named_key(key)}}}"
+
+
+def _notes(offer: Offer, in_file: bool) -> tuple[str, ...]:
+    more = () if offer.key.file else export_note(offer.key)
+    return (f"choose it with /models, or `opencode -m {NAME}/{offer.model.name}`", *more)
+
+
+CLIENT = Client("opencode", "opencode", None, _config, notes=_notes)
