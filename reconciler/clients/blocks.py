@@ -52,7 +52,8 @@ class Mark:
     def find(self, text: bytes) -> Block | None:
         """Its block. Raises Refused where it is damaged, doubled or changed."""
         mark = re.compile(rb"(>>>|<<<) reconcile env %s(?![\w-])" % re.escape(self.client.encode()))
-        seen = [(number, line) for number, line in enumerate(text.split(b"\n")) if mark.search(line)]
+        lines = text.removeprefix(BOM).split(b"\n")
+        seen = [(number, line) for number, line in enumerate(lines) if mark.search(line)]
         if not seen:
             return None
         begin = re.fullmatch(self._begin, seen[0][1].rstrip(b"\r"))
@@ -65,13 +66,14 @@ class Mark:
         return self._block(text, seen[0][0], seen[1][0], begin)
 
     def _block(self, text: bytes, first: int, last: int, begin: re.Match[bytes]) -> Block:
-        lines = text.split(b"\n")
+        shift = len(text) - len(text.removeprefix(BOM))
+        lines = text[shift:].split(b"\n")
         inner = tuple(line.rstrip(b"\r").decode("utf-8", "replace") for line in lines[first + 1 : last])
         if digest(inner) != begin[2].decode():
             hint = "move your lines out of it, or delete it with its marks; then say the same again"
             raise self._refused(first + 1, "its block was changed by hand", hint)
-        start = sum(len(line) + 1 for line in lines[:first])
-        end = min(len(text), sum(len(line) + 1 for line in lines[: last + 1]))
+        start = shift + sum(len(line) + 1 for line in lines[:first])
+        end = min(len(text), shift + sum(len(line) + 1 for line in lines[: last + 1]))
         return Block(start, end, frozenset(begin[3].decode().split()), inner, begin[1].decode())
 
     @property
@@ -115,7 +117,7 @@ def insert(text: bytes, at: int, mark: Mark, body: Sequence[str], flags: frozens
 def replace(text: bytes, block: Block, mark: Mark, body: Sequence[str], flags: frozenset[str]) -> bytes:
     """The same with other contents; where it is, and all around it, stays."""
     eol = line_end(text)
-    kept = block.flags & {MADE, SPLIT} | flags - {MADE, SPLIT}
+    kept = block.flags - {SECRET} | flags & {SECRET}
     last = eol if text[block.start : block.end].endswith(b"\n") else b""
     lines = eol.join(line.encode() for line in mark.lines(body, kept, block.indent))
     return text[: block.start] + lines + last + text[block.end :]
@@ -129,7 +131,7 @@ def cut(text: bytes, block: Block, inline: bool = False) -> bytes:
     # The line end before it was ours; but where lines follow that were added since, they need one.
     if after and not (inline and before.rstrip(b"\r\n").endswith(b"{")):
         return before + after
-    return before.removesuffix(b"\n").removesuffix(b"\r") + after
+    return before.removesuffix(b"\r\n" if b"\r\n" in text[block.start : block.end] else b"\n") + after
 
 
 def readable(text: bytes, file: str) -> None:

@@ -22,6 +22,10 @@ class Form(Protocol):
     """What one client wants in one file."""
 
     @property
+    def mark(self) -> Mark:
+        """Whose it is, and where."""
+
+    @property
     def snippet(self) -> str:
         """What a person would paste."""
 
@@ -126,7 +130,8 @@ class Items:
         without = blocks.cut(text, block) if block else text
         self._free(without)
         if block:
-            body = self._body(block.indent)
+            ours = f"{block.indent}{self.key}:"  # where a person has no list, it came with us
+            body = self._body(f"{block.indent}  ", ours) if block.body[:1] == (ours,) else self._body(block.indent)
             new = blocks.replace(text, block, self.mark, body, flags)
         else:
             new = self._inserted(text, flags)
@@ -165,7 +170,7 @@ class Items:
         if isinstance(value, yaml.ScalarNode) and not value.value and value.tag.endswith(":null"):
             indent, line = " " * (name.start_mark.column + 2), name.end_mark.line + 1
         elif isinstance(value, yaml.SequenceNode) and not value.flow_style and value.value:
-            indent, line = " " * value.start_mark.column, _line_after(value.value[-1])
+            indent, line = _dash(plain, value.value[0].start_mark.line), _line_after(value.value[-1])
         else:
             what = f"`{self.key}` is not written as a list with one entry a line"
             raise by_hand(self, what, name.start_mark.line + 1)
@@ -196,8 +201,7 @@ def taken(mark: Mark, what: str, line: int) -> Refused:
 
 def by_hand(form: Form, why: str, line: int = 0) -> Refused:
     """What cannot be put in without touching a person's lines is for the person to paste."""
-    mark: Mark = form.mark  # type: ignore[attr-defined]
-    where = Where(mark.file, line, 1) if line else Where(mark.file)
+    where = Where(form.mark.file, line, 1) if line else Where(form.mark.file)
     return Refused([Diagnostic(f"{why}, so that it cannot be added safely", where, f"paste this:\n{form.snippet}")])
 
 
@@ -269,7 +273,7 @@ def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 def _same_but_for(language: Language, old: bytes, new: bytes, form: Form) -> None:
     """The file says all that it said, and what we say; nothing moved into another place. Raises Refused."""
-    mark: Mark = form.mark  # type: ignore[attr-defined]
+    mark = form.mark
     try:
         if language == "toml":
             ours = _values(language, form.snippet.encode(), mark)
@@ -332,6 +336,14 @@ def _under(node: Any, key: str) -> tuple[Any, Any] | None:
     """(key node, value node) of a mapping."""
     pairs = node.value if node.id == "mapping" else ()
     return next(((name, value) for name, value in pairs if name.value == key), None)
+
+
+def _dash(text: str, line: int) -> str:
+    """What stands before the dash of the entry that a line (from 0) belongs to."""
+    lines = text.split("\n")
+    while line and not lines[line].lstrip().startswith("-"):
+        line -= 1
+    return lines[line][: len(lines[line]) - len(lines[line].lstrip())]
 
 
 def _line_after(node: Any) -> int:

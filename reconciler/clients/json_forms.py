@@ -44,8 +44,14 @@ class Commented:
         old = blocks.cut(text, block, inline=True) if block else text
         flags |= block.flags & {MADE, BLANK} if block else frozenset()
         root = _parsed(old, self.mark.file, comments=True)
+        wanted = _merged(root.value, _nested(self.path, self._member))
+        if block is not None:
+            # Where it is, it stays: programs that write their own settings put lines before it.
+            new = blocks.replace(text, block, self.mark, self._body(old, root, block.indent)[1], flags)
+            if self._says(new, wanted):
+                return new
         new = self._inserted(old, root, flags)
-        if _parsed(new, self.mark.file, comments=True).value != _merged(root.value, _nested(self.path, self._member)):
+        if not self._says(new, wanted):
             raise by_hand(self, "the file is written in a way in which another member would change what it says")
         return new
 
@@ -66,17 +72,27 @@ class Commented:
     def _member(self) -> dict[str, Any]:
         return {self.key: self.value}
 
-    def _inserted(self, raw: bytes, root: Node, flags: frozenset[str]) -> bytes:
+    def _says(self, text: bytes, wanted: Any) -> bool:
+        try:
+            return bool(_parsed(text, self.mark.file, comments=True).value == wanted)
+        except Refused:
+            return False
+
+    def _body(self, raw: bytes, root: Node, indent: str) -> tuple[Node, tuple[str, ...]]:
+        """(the object that it goes into, its lines). Raises Refused where the name is taken."""
         text = blocks.decoded(raw, self.mark.file)
         node, missing = _deepest(root, self.path, self, text)
         if not missing and (there := node.get(self.key)):
             raise taken(self.mark, ".".join((*self.path, self.key)), _line(text, there.start))
-        at, indent = _room(text, node)
         lines = _lines(_nested((*missing, self.key), self.value), indent)
-        lines[-1] += "," if node.members else ""
-        shift = len(raw) - len(raw.removeprefix(BOM))
-        body = (f"{indent}{note(self.mark)}", *lines)
-        return blocks.insert(raw, shift + len(text[:at].encode()), self.mark, body, flags, indent)
+        lines[-1] += ","  # also where nothing follows: what a person adds behind it then leaves it as it is
+        return node, (f"{indent}{note(self.mark)}", *lines)
+
+    def _inserted(self, raw: bytes, root: Node, flags: frozenset[str]) -> bytes:
+        text = blocks.decoded(raw, self.mark.file)
+        at, indent = _room(text, self._body(raw, root, "")[0])
+        shift = len(raw) - len(raw.removeprefix(BOM)) + len(text[:at].encode())
+        return blocks.insert(raw, shift, self.mark, self._body(raw, root, indent)[1], flags, indent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,8 @@ class _Reader:
         raise self.fault("a value is missing")
 
     def object(self, depth: int) -> Node:
-        start, members, values = self.at, [], {}
+        members: list[Member] = []
+        start, values = self.at, {}
         self.at += 1
         while not self.closed("}", bool(members)):
             begin = self.at
@@ -107,7 +108,8 @@ class _Reader:
         return Node(start, self.at, values, tuple(members))
 
     def array(self, depth: int) -> Node:
-        start, values = self.at, []
+        values: list[Any] = []
+        start = self.at
         self.at += 1
         while not self.closed("]", bool(values)):
             values.append(self.value(depth + 1).value)

@@ -102,18 +102,18 @@ def _key(key: Key, shell: Shell) -> str:
     if key.variable:
         return f'"${key.variable}"' if shell != "powershell" else f"$env:{key.variable}"
     match shell:
-        case "fish":
-            return f"(cat {quoted(key.file, shell)})" if key.file else f"({_piped(key, shell)})"
+        case "fish":  # whose substitutions run in the shell itself: a `cd` would stay
+            return f"(sh -c {quoted(printing(key), shell)})"
         case "powershell" if key.file:
             return f"(Get-Content -TotalCount 1 -LiteralPath {quoted(key.file, shell)})"
         case "powershell":
-            return f"(& {' '.join(quoted(word, shell) for word in key.argv)} | Select-Object -First 1)"
+            asked = f"& {' '.join(quoted(word, shell) for word in key.argv)} | Select-Object -First 1"
+            enter = f"Push-Location -LiteralPath {quoted(key.base, shell)}"
+            return f"(& {{ {enter}; try {{ {asked} }} finally {{ Pop-Location }} }})" if key.from_command else f"({asked})"
     return f'"$({printing(key)})"'
 
 
-def _piped(key: Key, shell: Shell = "sh") -> str:
+def _piped(key: Key) -> str:
     """Commands run in the manifest's folder, and only their first line counts, as where the gateway asks them."""
-    words = " ".join(quoted(word, shell) for word in key.argv)
-    there = quoted(key.base, shell)
-    enter = f"cd {there}; and " if shell == "fish" else f"cd {there} && "
-    return f"{enter if key.from_command else ''}{words} | head -n 1"
+    enter = f"cd {shlex.quote(key.base)} && " if key.from_command else ""
+    return f"{enter}{shlex.join(key.argv)} | head -n 1"
