@@ -106,12 +106,12 @@ class _Change:
 
 
 def _list(place: Place) -> None:
-    from reconciler.clients import CLIENTS, client
+    from reconciler.clients import CLIENTS, described
 
     places = _places()
     rows = []
     for name in CLIENTS:
-        one = client(name)
+        one = described(name)
         target = one.config(None, places) if one.config else None
         rows.append((one, "" if target is None else str(target.path)))
     if place.json:
@@ -249,12 +249,12 @@ def _told(client: Client, asked: _Asked, offer: Offer, target: Target | None, no
 
 
 def _client(name: str) -> Client:
-    from reconciler.clients import CLIENTS, client
+    from reconciler.clients import CLIENTS, described
     from reconciler.core.diagnostics import nearest
 
     if name not in CLIENTS:
         raise Refused(f"{name!r} is not a client that is known here", hint=nearest(name, CLIENTS))
-    return client(name)
+    return described(name)
 
 
 def _target(client: Client, offer: Offer | None, asked: _Asked) -> Target:

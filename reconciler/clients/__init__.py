@@ -24,7 +24,7 @@ CLIENTS = {
 }  # how a client is called on the command line, and where it is described
 
 
-def client(name: str) -> Client:
+def described(name: str) -> Client:
     """A client by its name. Raises KeyError."""
     module, _, attribute = CLIENTS[name].partition(".")
     found: Client = getattr(importlib.import_module(f"reconciler.clients.{module}"), attribute)

@@ -45,11 +45,16 @@ def _model(model: Model) -> dict[str, Any]:
 def _key(key: Key) -> str:
     if key.literal:
         return key.literal
-    return f"{{file:{key.file}}}" if key.file else f"{{env:{named_key(key)}}}"
+    return f"{{file:{key.file}}}" if _reads_file(key) else f"{{env:{named_key(key)}}}"
+
+
+def _reads_file(key: Key) -> bool:
+    """It puts the name into JSON before that is read: one that needs escapes there would not be found."""
+    return bool(key.file) and not re.search(r'["\\{}]|[^ -~]', key.file)
 
 
 def _notes(offer: Offer, in_file: bool) -> tuple[str, ...]:
-    more = () if offer.key.file else export_note(offer.key)
+    more = () if _reads_file(offer.key) else export_note(offer.key)
     return (f"choose it with /models, or `opencode -m {NAME}/{offer.model.name}`", *more)
 
 

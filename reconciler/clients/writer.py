@@ -42,11 +42,12 @@ def look(path: Path) -> Seen:
             fd = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return Seen(real, None)
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            os.close(fd)
+            what = "a folder" if stat.S_ISDIR(info.st_mode) else "not an ordinary file"
+            raise Refused(f"{path} is {what}", hint=_PASTE)
         with os.fdopen(fd, "rb") as data:
-            info = os.fstat(data.fileno())
-            if not stat.S_ISREG(info.st_mode):
-                what = "a folder" if stat.S_ISDIR(info.st_mode) else "not an ordinary file"
-                raise Refused(f"{path} is {what}", hint=_PASTE)
             content = data.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise Refused(f"{path} has more than {MAX_BYTES >> 20} MiB, which no settings file has", hint=_PASTE)
