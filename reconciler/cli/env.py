@@ -332,13 +332,13 @@ def _key(section: ApiKey | None, manifest: Manifest, shown: bool) -> Key:
 
 def _in_force(place: Place) -> tuple[Manifest, str]:
     """The manifest that was applied last, or where nothing was applied the one on disk; and what differs."""
+    layout = place.layout()
+    if not layout.ledger.exists():
+        return place.load(), ""
     from reconciler.app import looking
     from reconciler.manifest.reading import kept
     from reconciler.store.generations import Generations
 
-    layout = place.layout()
-    if not layout.ledger.exists():
-        return place.load(), ""
     with looking(layout, Path.cwd()) as tools:
         generations = Generations(layout, tools.files, tools.ledger)
         now = generations.get(generations.current)
@@ -356,10 +356,14 @@ def _in_force(place: Place) -> tuple[Manifest, str]:
 
 def _left_out(manifest: Manifest, place: Place) -> set[tuple[str, str]]:
     """The entries that are not for this machine."""
+    stack = manifest.stack
+    entries = (*stack.models.values(), *stack.providers.values(), *stack.routes.values())
+    if not any(entry.when for entry in entries):
+        return set()  # to look at the machine takes its time
     from reconciler.host import hardware
     from reconciler.manifest.when import dropped
 
     labels, faults = hardware.labels(place.layout(manifest).labels)
     if faults:
         raise Refused(faults)
-    return dropped(manifest.stack, hardware.facts(labels), manifest.document)
+    return dropped(stack, hardware.facts(labels), manifest.document)

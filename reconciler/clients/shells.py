@@ -109,7 +109,9 @@ def _key(key: Key, shell: Shell) -> str:
         case "powershell":
             asked = f"& {' '.join(quoted(word, shell) for word in key.argv)} | Select-Object -First 1"
             enter = f"Push-Location -LiteralPath {quoted(key.base, shell)}"
-            return f"(& {{ {enter}; try {{ {asked} }} finally {{ Pop-Location }} }})" if key.from_command else f"({asked})"
+            return (
+                f"(& {{ {enter}; try {{ {asked} }} finally {{ Pop-Location }} }})" if key.from_command else f"({asked})"
+            )
     return f'"$({printing(key)})"'
 
 

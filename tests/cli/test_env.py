@@ -90,7 +90,9 @@ def test_without_a_client_those_that_are_known_are_listed(run: Run, home: Path) 
 def test_what_is_printed_can_be_evaluated(run: Run, home: Path) -> None:
     said = ok(run("env", "claude-code"))
     script = f"{said.out}\nenv | grep ^ANTHROPIC_ | sort"
-    done = subprocess.run(["sh", "-c", script], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["sh", "-c", script], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines() == [
         "ANTHROPIC_AUTH_TOKEN=reconciler",
         "ANTHROPIC_BASE_URL=http://127.0.0.1:4711",
@@ -286,7 +288,8 @@ def test_lines_of_a_person_are_never_deleted(run: Run, home: Path) -> None:
 
 def test_values_are_quoted(run: Run, home: Path) -> None:
     Path("stack.yaml").write_text(
-        STACK.replace("KEYS", "") + "providers: {lab: {base_url: 'http://lab/v1', models: [\"a'$(touch${IFS}gone)`id`\"]}}\n"
+        STACK.replace("KEYS", "")
+        + "providers: {lab: {base_url: 'http://lab/v1', models: [\"a'$(touch${IFS}gone)`id`\"]}}\n"
     )
     name = "lab/a'$(touch${IFS}gone)`id`"
     ok(run("env", "claude-code", "--write", "--shell", "bash", "--model", name))

@@ -14,7 +14,8 @@ BODY = ("model: x", "  more: 'y'")
 NONE: frozenset[str] = frozenset()
 
 TEXTS = st.lists(
-    st.sampled_from([b"a", b"\n", b"\r\n", b"export X=1", b" ", b"{", b"}", b"# >>> mine >>>", b"\xff", b"\\"]), max_size=9
+    st.sampled_from([b"a", b"\n", b"\r\n", b"export X=1", b" ", b"{", b"}", b"# >>> mine >>>", b"\xff", b"\\"]),
+    max_size=9,
 ).map(b"".join)
 
 

@@ -48,7 +48,9 @@ def test_any_other_file_is_as_it_was(form: Form, text: bytes) -> None:
     there_and_back(form, text)
 
 
-@given(st.binary(max_size=60).filter(lambda text: b"\0" not in text and not text.startswith((b"\xff\xfe", b"\xfe\xff"))))
+@given(
+    st.binary(max_size=60).filter(lambda text: b"\0" not in text and not text.startswith((b"\xff\xfe", b"\xfe\xff")))
+)
 def test_a_profile_may_be_in_any_encoding(text: bytes) -> None:
     there_and_back(SHELL, text)
 
@@ -77,7 +79,13 @@ def test_what_another_block_of_ours_exports_does_not_count() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['approval_policy = "never"\n', "[tui]\nx = 1", "[model_providers.other]\nname = 'o'\n", "[a.b]\r\n[a.c]\r\n", "# c\n"],
+    [
+        'approval_policy = "never"\n',
+        "[tui]\nx = 1",
+        "[model_providers.other]\nname = 'o'\n",
+        "[a.b]\r\n[a.c]\r\n",
+        "# c\n",
+    ],
 )
 def test_keys_stand_before_all_tables(text: str) -> None:
     new = there_and_back(TOML, text.encode())
@@ -107,7 +115,9 @@ def test_toml_that_leaves_no_room_is_refused(text: str | bytes, words: str) -> N
 # -- YAML --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["dark-mode: true\n", "a: |\n  text\n\n", "a: [1,\n 2]", "---\na: 1\n", "a: 1 # c\r\n"])
+@pytest.mark.parametrize(
+    "text", ["dark-mode: true\n", "a: |\n  text\n\n", "a: [1,\n 2]", "---\na: 1\n", "a: 1 # c\r\n"]
+)
 def test_yaml_keys_stand_behind_all_others(text: str) -> None:
     new = there_and_back(YAML, text.encode())
     assert yaml.safe_load(new) == {**yaml.safe_load(text), "model": "openai/m", "openai-api-base": "u"}

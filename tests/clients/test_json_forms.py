@@ -15,16 +15,19 @@ from reconciler.clients.forms import Form
 from reconciler.clients.json_forms import Commented, Members
 from reconciler.core.diagnostics import Refused
 
-VALUE = {"api_url": "http://127.0.0.1:1/v1", "models": [{"name": "a\"b$(c)\u2028ü"}]}
+VALUE = {"api_url": "http://127.0.0.1:1/v1", "models": [{"name": 'a"b$(c)\u2028ü'}]}
 COMMENTED = Commented(Mark("zed", "file", "//"), ("language_models", "openai_compatible"), "Reconciler", VALUE)
-MEMBERS = Members(Mark("claude-code", "file"), "env", "RECONCILE_ENV", {"env.A": "1", "helper": "cat 'x'", "env.B": "ü"})
+MEMBERS = Members(
+    Mark("claude-code", "file"), "env", "RECONCILE_ENV", {"env.A": "1", "helper": "cat 'x'", "env.B": "ü"}
+)
 FORMS: list[Form] = [COMMENTED, MEMBERS]
 
 LEAVES = st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["", "a{b}", 'q"\\', "ü", "// no comment"])
 KEYS = st.sampled_from(["a", "b", "theme", "ünï", "// x"])
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3))
 STYLES: list[dict[str, Any]] = [
-    {}, {"indent": 2}, {"indent": 4}, {"indent": "\t"}, {"separators": (",", ":")}, {"indent": 0}, {"ensure_ascii": False},
+    {}, {"indent": 2}, {"indent": 4}, {"indent": "\t"}, {"separators": (",", ":")}, {"indent": 0},
+    {"ensure_ascii": False},
 ]  # fmt: skip
 
 
@@ -93,8 +96,18 @@ def test_an_empty_file_stays_an_empty_file(form: Form) -> None:
     assert form.take(form.put(b"")) == b""
 
 
-@pytest.mark.parametrize("text", ["{\n  // why\n  \"a\": 1, // so\n  /* and */ \"b\": [1, 2,],\n}\n", "{ // first\n}",
-                                  "/* a\n b */ {/* c */\n\"x\": {}, }", "{}", "{ }\n", "{\n\n}\n", "// only\n{}// end"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{\n  // why\n  "a": 1, // so\n  /* and */ "b": [1, 2,],\n}\n',
+        "{ // first\n}",
+        '/* a\n b */ {/* c */\n"x": {}, }',
+        "{}",
+        "{ }\n",
+        "{\n\n}\n",
+        "// only\n{}// end",
+    ],
+)
 def test_comments_and_trailing_commas_stay(text: str) -> None:
     new = COMMENTED.put(text.encode())
     assert COMMENTED.take(new) == text.encode()

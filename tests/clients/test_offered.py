@@ -118,5 +118,5 @@ def test_clients_of_the_other_dialect_need_a_prefix_that_ends_in_v1() -> None:
 
     assert root("http://h:1/v1") == "http://h:1"
     assert root("http://h:1/api/v1") == "http://h:1/api"
-    with pytest.raises(Refused, match="let gateway.prefix end in /v1"):
+    with pytest.raises(Refused, match="clients of the Anthropic API"):
         root("http://h:1/ai")

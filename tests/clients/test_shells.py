@@ -11,8 +11,8 @@ from reconciler.clients.offer import DUMMY, Key, Places
 from reconciler.clients.shells import SHELLS, Shell, Variable, exports, profile, quoted, sets, shell_of
 from reconciler.core.diagnostics import Refused
 
-NASTY = ["plain", "", "a b", "it's", 'say "hi"', "$(touch gone)", "`touch gone`", "$HOME", "\\", "\\'", "a\\", "!x", "*",
-         "~", "lab/{a,b}", "-n", "ü\u2019", "#x", ";ls", "&", "x=y", "%PATH%"]  # fmt: skip
+NASTY = ["plain", "", "a b", "it's", 'say "hi"', "$(touch gone)", "`touch gone`", "$HOME", "\\", "\\'", "a\\", "!x",
+         "*", "~", "lab/{a,b}", "-n", "ü\u2019", "#x", ";ls", "&", "x=y", "%PATH%"]  # fmt: skip
 
 
 def ran(shell: str, lines: list[str], names: list[str], folder: Path, **environ: str) -> list[str]:
@@ -118,7 +118,8 @@ def test_each_shell_has_its_file() -> None:
     [
         ("export X=1", True), ("X=1", True), ("  export X='a'", True), ("declare -x X=1", True), ("A=1 X=2 cmd", True),
         ("set -gx X 1", True), ("set -Ux X", True), ("$env:X = 'a'", True), ("$Env:x='a'", True),
-        ("# export X=1", False), ("echo X=1", False), ("export XY=1", False), ("export MY_X=1", False), ("unset X", False),
+        ("# export X=1", False), ("echo X=1", False), ("export XY=1", False), ("export MY_X=1", False),
+        ("unset X", False),
     ],
 )  # fmt: skip
 def test_a_line_that_sets_a_variable_is_seen(line: str, found: bool) -> None:

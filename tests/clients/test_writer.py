@@ -1,4 +1,4 @@
-"""A person's file is replaced whole, and stays theirs: where links lead, with its mode and owner; or it is left alone."""
+"""A person's file is replaced whole, and stays theirs: where links lead, with its mode and owner; or is left alone."""
 
 from __future__ import annotations
 
