@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,10 +134,10 @@ def _print(client: Client, asked: _Asked) -> None:
     places = _places()
     offer, more = _offer(client, asked)
     target = None
-    if asked.shell or (client.variables and not client.config):
-        target = in_profile(client, offer, asked.shell or _shell(places), places)
-    elif client.config:
+    if client.config and not asked.shell:
         target = client.config(offer, places)
+    elif asked.shell or (client.variables and not _unknown_shell(places, asked)):
+        target = in_profile(client, offer, asked.shell or _shell(places), places)
     notes = (*more, *client.notes(offer, client.variables is None))
     if asked.place.json:
         show_json(_told(client, asked, offer, target, notes))
@@ -170,6 +171,7 @@ def _write(client: Client, asked: _Asked) -> None:
     hidden = not asked.show_key and seen.data is not None and target.form.secret(seen.data)
     change = _Change(str(target.path), seen, target.form.put(seen.data), hidden)
     in_file = client.config is not None and asked.shell is None
+    more += () if in_file else (f"shells that are open already do not know of it: `. {shlex.quote(str(target.path))}`",)
     _carry_out(client, asked, [change], offer, (*more, *client.notes(offer, in_file)))
 
 
@@ -179,13 +181,19 @@ def _remove(client: Client, asked: _Asked) -> None:
     from reconciler.clients.writer import look
 
     targets = [_target(client, None, asked)] if asked.shell else everywhere(client, _places())
-    changes = []
+    changes, notes = [], []
     for target in {target.path: target for target in targets}.values():
-        seen = look(target.path)
+        try:
+            seen = look(target.path)
+        except Refused as refused:
+            if target is targets[0]:
+                raise
+            notes.append(f"not looked into: {refused.diagnostics[0].summary}")
+            continue
         if seen.data is not None:
             hidden = not asked.show_key and target.form.secret(seen.data)
             changes.append(_Change(str(target.path), seen, target.form.take(seen.data), hidden))
-    _carry_out(client, asked, changes, None, ())
+    _carry_out(client, asked, changes, None, tuple(notes))
 
 
 def _carry_out(
@@ -276,6 +284,17 @@ def _shell(places: Places) -> Shell:
     from reconciler.clients.shells import shell_of
 
     return shell_of(places)
+
+
+def _unknown_shell(places: Places, asked: _Asked) -> bool:
+    """Whether nothing can be said in the language of the person's shell; as data, it can be said all the same."""
+    try:
+        _shell(places)
+    except Refused:
+        if not asked.place.json:
+            raise
+        return True
+    return False
 
 
 def _places() -> Places:

@@ -6,7 +6,7 @@ changed; what was put in is found again by the file alone; and taking it out giv
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -75,7 +75,6 @@ class Lines:
         return new
 
     def take(self, text: bytes) -> bytes | None:
-        blocks.readable(text, self.mark.file)
         block = self.mark.find(text)
         if block is None:
             return text
@@ -139,14 +138,13 @@ class Items:
         return new
 
     def take(self, text: bytes) -> bytes | None:
-        blocks.readable(text, self.mark.file)
         block = self.mark.find(text)
         if block is None:
             return text
         rest = blocks.cut(text, block)
         if MADE in block.flags and rest.split() == self.skeleton.encode().split():
             return None
-        _events(rest, self.mark.file)
+        still_readable(self.mark, text.count(b"\n", 0, block.start) + 1, lambda: _events(rest, ""))
         return rest
 
     def secret(self, text: bytes) -> bool:
@@ -197,6 +195,16 @@ def taken(mark: Mark, what: str, line: int) -> Refused:
     hint = f"take that line out, or leave it and use what `reconcile env {mark.client}` prints where you need it"
     where = Where(mark.file, line, 1) if line else Where(mark.file)
     return Refused([Diagnostic(f"{what} is set there already, and not by reconcile", where, hint)])
+
+
+def still_readable(mark: Mark, line: int, read: Callable[[], object]) -> None:
+    """What a person added since may lean on what is to go. Raises Refused."""
+    try:
+        read()
+    except Refused as error:
+        where = Where(mark.file, line, 1) if line else Where(mark.file)
+        hint = "move what is yours below a key of your own; then say the same again"
+        raise Refused([Diagnostic("without its block the file could not be read any more", where, hint)]) from error
 
 
 def by_hand(form: Form, why: str, line: int = 0) -> Refused:

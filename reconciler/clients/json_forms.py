@@ -13,7 +13,7 @@ from typing import Any
 
 from reconciler.clients import blocks, jsonc
 from reconciler.clients.blocks import BOM, MADE, SECRET, Mark
-from reconciler.clients.forms import by_hand, note, taken
+from reconciler.clients.forms import by_hand, note, still_readable, taken
 from reconciler.clients.jsonc import Member, Node
 from reconciler.core.diagnostics import Diagnostic, Refused, Where
 
@@ -56,12 +56,12 @@ class Commented:
         return new
 
     def take(self, text: bytes) -> bytes | None:
-        blocks.readable(text, self.mark.file)
         block = self.mark.find(text)
         if block is None:
             return text
         rest = blocks.cut(text, block, inline=True)
-        _parsed(rest, self.mark.file, comments=True)
+        line = text.count(b"\n", 0, block.start) + 1
+        still_readable(self.mark, line, lambda: _parsed(rest, self.mark.file, comments=True))
         return _left(rest, block.flags)
 
     def secret(self, text: bytes) -> bool:

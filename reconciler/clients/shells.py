@@ -36,7 +36,7 @@ def shell_of(places: Places) -> Shell:
         return "powershell" if places.system == "windows" else "sh"
     name = re.split(r"[/\\]", path)[-1].removesuffix(".exe").lower()
     if name not in _CALLED:
-        hint = f"say which language to write with --shell: {nearest('', SHELLS)}"
+        hint = f"say which language to write with --shell ({nearest('', SHELLS)}), or have it as data with -o json"
         raise Refused(f"the shell {path!r} (of SHELL) is not one that is known here", hint=hint)
     return _CALLED[name]
 

@@ -10,7 +10,6 @@ import contextlib
 import difflib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -112,7 +111,8 @@ def _refuse_unfit(seen: Seen, private: bool) -> None:
 
 
 def _replace(seen: Seen, data: bytes, mode: int) -> None:
-    temp = seen.path.with_name(f".{seen.path.name}.{secrets.token_hex(4)}.new")
+    temp = seen.path.with_name(f".{seen.path.name}.reconcile-new")  # always so: what a crash leaves is taken away
+    temp.unlink(missing_ok=True)
     fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(fd, "wb") as out:

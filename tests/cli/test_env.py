@@ -127,6 +127,14 @@ def test_the_same_is_had_as_data(run: Run, home: Path, client: str, keys: str) -
     assert told["text"]
 
 
+def test_as_data_it_is_for_every_shell(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", "/usr/bin/nu")
+    told = check("output#/$defs/env", ok(run("env", "openai", "-o", "json")).json)
+    assert (told["file"], told["text"]) == (None, "")
+    assert {v["name"]: v["value"] for v in told["variables"]}["OPENAI_BASE_URL"] == "http://127.0.0.1:4711/v1"
+    assert "-o json" in refused(run("env", "openai"))
+
+
 def test_a_client_a_model_or_a_key_that_is_not_there_gets_the_nearest(run: Run, home: Path) -> None:
     assert "did you mean 'claude-code'?" in refused(run("env", "claude-cod"))
     assert "did you mean 'chat'?" in refused(run("env", "openai", "--model", "chta"))
@@ -241,6 +249,31 @@ def test_nothing_is_left_behind_by_several_at_once(run: Run, home: Path) -> None
     for client in ("aider", *CONFIGS, "openai", "anthropic"):
         ok(run("env", client, "--remove"))
     assert files(home) == {}
+
+
+def test_what_is_wrong_with_other_files_does_not_keep_ours_from_going(run: Run, home: Path) -> None:
+    ok(run("env", "claude-code", "--write"))
+    (home / ".profile").mkdir()
+    (home / ".zshenv").write_bytes("export X=1".encode("utf-16"))
+    said = ok(run("env", "claude-code", "--remove"))
+    assert "settings.json is removed" in said.out
+    assert ".profile is a folder" in said.err
+    (home / ".claude/settings.json").mkdir()
+    assert "is a folder" in refused(run("env", "claude-code", "--remove"))
+
+
+def test_what_leans_on_our_block_keeps_it_there(run: Run, home: Path) -> None:
+    path = home / ".continue/config.yaml"
+    path.parent.mkdir()
+    path.write_bytes(b"name: mine\n")
+    ok(run("env", "continue", "--write"))
+    with path.open("ab") as out:
+        out.write(b"  - name: B\n")
+    before = path.read_bytes()
+    assert f"{path}:2:1: error: without its block the file could not be read" in refused(
+        run("env", "continue", "--remove")
+    )
+    assert path.read_bytes() == before
 
 
 def test_a_client_that_is_set_up_by_hand_says_how(run: Run, home: Path) -> None:
