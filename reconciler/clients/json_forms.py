@@ -24,13 +24,17 @@ _REST = re.compile(r"[ \t]*(?:/\*[^\n]*?\*/[ \t]*)?(?://[^\n]*)?\r?\n")
 
 @dataclass(frozen=True, slots=True)
 class Commented:
-    """One member in a JSON file that may have comments (`//`), below `path`: the objects that lead there."""
+    """One member in a JSON file that may have comments (`//`), below `path`: the objects that lead there.
+
+    A new file begins as `skeleton`.
+    """
 
     mark: Mark
     path: tuple[str, ...]
     key: str
     value: Any = None
     holds_secret: bool = False
+    skeleton: bytes = EMPTY
 
     @property
     def snippet(self) -> str:
@@ -38,7 +42,7 @@ class Commented:
 
     def put(self, text: bytes | None) -> bytes:
         flags = frozenset([*_fresh(text), *([SECRET] if self.holds_secret else [])])
-        text = text or EMPTY
+        text = self.skeleton if text is None else text or EMPTY
         _parsed(text, self.mark.file, comments=True)
         block = self.mark.find(text)
         old = blocks.cut(text, block, inline=True) if block else text
@@ -62,7 +66,7 @@ class Commented:
         rest = blocks.cut(text, block, inline=True)
         line = text.count(b"\n", 0, block.start) + 1
         still_readable(self.mark, line, lambda: _parsed(rest, self.mark.file, comments=True))
-        return _left(rest, block.flags)
+        return _left(rest, block.flags, self.skeleton)
 
     def secret(self, text: bytes) -> bool:
         block = self.mark.find(text)
@@ -202,9 +206,9 @@ def _fresh(text: bytes | None) -> list[str]:
     return [MADE] if text is None else [] if text else [BLANK]
 
 
-def _left(rest: bytes, flags: frozenset[str]) -> bytes | None:
-    """What remains of a file; None where that is nothing but the braces that came with us."""
-    if not flags & {MADE, BLANK} or rest.removeprefix(BOM).split() not in ([b"{", b"}"], [b"{}"]):
+def _left(rest: bytes, flags: frozenset[str], skeleton: bytes = EMPTY) -> bytes | None:
+    """What remains of a file; None where that is nothing but what came with us."""
+    if not flags & {MADE, BLANK} or rest.removeprefix(BOM).split() not in ([b"{", b"}"], [b"{}"], skeleton.split()):
         return rest
     return None if MADE in flags else b""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Any
 
 from reconciler.clients.blocks import Mark
@@ -12,6 +13,7 @@ from reconciler.clients.offer import Key, Model, Offer, Places
 from reconciler.core.diagnostics import Refused
 
 NAME = "reconciler"
+SKELETON = b'{\n  "$schema": "https://opencode.ai/config.json"\n}\n'  # a line that it would put there itself
 _FILLED = re.compile(r"\{(env|file):")
 
 
@@ -19,7 +21,7 @@ def _config(offer: Offer | None, places: Places) -> Target:
     path = places.settings / "opencode" / "opencode.json"
     secret = offer is not None and bool(offer.key.value)
     value = _provider(offer) if offer is not None else None
-    return Target(path, Commented(Mark("opencode", str(path), "//"), ("provider",), NAME, value, secret))
+    return Target(path, Commented(Mark("opencode", str(path), "//"), ("provider",), NAME, value, secret, SKELETON))
 
 
 def _provider(offer: Offer) -> dict[str, Any]:
@@ -55,7 +57,8 @@ def _reads_file(key: Key) -> bool:
 
 def _notes(offer: Offer, in_file: bool) -> tuple[str, ...]:
     more = () if _reads_file(offer.key) else export_note(offer.key)
-    return (f"choose it with /models, or `opencode -m {NAME}/{offer.model.name}`", *more)
+    chosen = shlex.quote(f"{NAME}/{offer.model.name}")
+    return (f"choose it with /models, or `opencode -m {chosen}`", *more)
 
 
 CLIENT = Client("opencode", "opencode", None, _config, notes=_notes)

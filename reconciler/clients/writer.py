@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import errno
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,9 +62,10 @@ def write(seen: Seen, data: bytes | None, effects: Effects, private: bool = Fals
             with effects("remove", seen.path):
                 seen.path.unlink(missing_ok=True)
             return
-        if not seen.path.parent.is_dir():
-            with effects("mkdir", seen.path.parent):
-                seen.path.parent.mkdir(parents=True, mode=0o700)
+        for folder in reversed([folder for folder in seen.path.parents if not folder.is_dir()]):
+            with effects("mkdir", folder):
+                folder.mkdir(mode=0o700)
+                _given(folder)
         with effects("write", seen.path):
             _replace(seen, data, seen.mode if seen.data is not None else 0o600 if private else 0o644)
 
@@ -106,7 +108,7 @@ def _refuse_unfit(seen: Seen, private: bool) -> None:
         hint = f"{_PASTE}: replacing it would part it from its other name"
         raise Refused(f"{seen.path} is the same file as another (a hard link)", hint=hint)
     if private and info.st_mode & 0o077:
-        hint = f"`chmod 600 {seen.path}` first, or leave out --show-key"
+        hint = f"`chmod 600 {shlex.quote(str(seen.path))}` first, or leave out --show-key"
         raise Refused(f"others may read {seen.path}, so that no key is written there", hint=hint)
 
 
@@ -119,6 +121,8 @@ def _replace(seen: Seen, data: bytes, mode: int) -> None:
             out.write(data)
             if seen.data is not None:
                 _alike(seen.path, out.fileno())
+            else:
+                _given(temp)
             os.fchmod(out.fileno(), mode)
             out.flush()
             os.fsync(out.fileno())
@@ -132,6 +136,13 @@ def _replace(seen: Seen, data: bytes, mode: int) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _given(path: Path) -> None:
+    """What root makes in somebody's folder is theirs: `sudo` may keep HOME."""
+    if os.geteuid() == 0:
+        owner = path.parent.stat()
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _alike(path: Path, fd: int) -> None:

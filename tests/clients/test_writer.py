@@ -55,6 +55,15 @@ def test_mode_and_owner_stay(tmp_path: Path, bits: int) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_what_root_makes_in_somebodys_home_is_theirs(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 1234, 2345)
+    owner = tmp_path.stat()
+    put(tmp_path / "a" / "b" / "file", b"x")
+    for path in (tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "file"):
+        assert (path.stat().st_uid, path.stat().st_gid) == (owner.st_uid, owner.st_gid)
+
+
 def test_links_are_followed_and_stay(tmp_path: Path) -> None:
     real = tmp_path / "dotfiles" / "bashrc"
     real.parent.mkdir()
