@@ -167,6 +167,8 @@ def _write(client: Client, asked: _Asked) -> None:
 
     offer, more = _offer(client, asked)
     target = _target(client, offer, asked)
+    if not (home := _places().home).is_dir():
+        raise Refused(f"there is no home folder: {home} is not there", hint="set HOME")
     seen = look(target.path)
     hidden = not asked.show_key and seen.data is not None and target.form.secret(seen.data)
     change = _Change(str(target.path), seen, target.form.put(seen.data), hidden)

@@ -444,6 +444,14 @@ def test_without_a_home_folder_nothing_is_written(
     assert files(home) == {}
 
 
+def test_a_home_folder_that_is_not_there_is_not_made(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(home / "gone"))
+    assert "is not there" in refused(run("env", "aider", "--write"))
+    assert list(home.iterdir()) == []
+    ok(run("env", "openai"))
+    ok(run("env", "openai", "--remove"))
+
+
 def test_where_home_is_not_set_the_system_knows_it(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pwd
 

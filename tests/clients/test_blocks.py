@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from reconciler.clients.blocks import MADE, Mark, cut, insert, replace
 from reconciler.core.diagnostics import Refused
+from tests.clients.generated import GENERATED
 
 MARK = Mark("aider", "file")
 BODY = ("model: x", "  more: 'y'")
@@ -29,6 +30,7 @@ def taken(text: bytes, mark: Mark = MARK) -> bytes:
     return cut(text, block)
 
 
+@GENERATED
 @given(TEXTS)
 def test_what_went_in_comes_out_to_the_byte(text: bytes) -> None:
     new = put(text)
@@ -39,6 +41,7 @@ def test_what_went_in_comes_out_to_the_byte(text: bytes) -> None:
     assert taken(new) == text
 
 
+@GENERATED
 @given(TEXTS, st.sampled_from([b"", b"x", b"x\n", b"\r\n"]))
 def test_lines_that_a_person_adds_behind_it_stay_lines(text: bytes, more: bytes) -> None:
     new = put(text)
@@ -48,6 +51,7 @@ def test_lines_that_a_person_adds_behind_it_stay_lines(text: bytes, more: bytes)
     assert left.replace(b"\r\n", b"\n") == (ended + more).replace(b"\r\n", b"\n")
 
 
+@GENERATED
 @given(TEXTS, st.integers(0, 40))
 def test_it_may_stand_anywhere(text: bytes, where: int) -> None:
     at = min(where, len(text))
@@ -56,6 +60,7 @@ def test_it_may_stand_anywhere(text: bytes, where: int) -> None:
     assert taken(new).replace(b"\r", b"").replace(b"\n", b"") == text.replace(b"\r", b"").replace(b"\n", b"")
 
 
+@GENERATED
 @given(TEXTS, st.permutations(["a", "b", "c"]))
 def test_blocks_of_several_clients_come_out_in_any_order(text: bytes, order: list[str]) -> None:
     new = text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from reconciler.clients.blocks import BOM, Mark
 from reconciler.clients.continue_dev import SKELETON
 from reconciler.clients.forms import Form, Items, Lines
 from reconciler.core.diagnostics import Refused
+from tests.clients.generated import GENERATED
 
 SHELL = Lines(Mark("openai", "file"), "shell", ("export OPENAI_BASE_URL=u",), ("OPENAI_BASE_URL",))
 TOML = Lines(Mark("codex", "file"), "toml", ('model = "m"', 'model_providers.reconciler = { name = "n" }'), top=True)
@@ -48,6 +50,7 @@ def test_any_other_file_is_as_it_was(form: Form, text: bytes) -> None:
     there_and_back(form, text)
 
 
+@GENERATED
 @given(
     st.binary(max_size=60).filter(lambda text: b"\0" not in text and not text.startswith((b"\xff\xfe", b"\xfe\xff")))
 )
@@ -179,6 +182,87 @@ def test_entries_stand_behind_those_of_a_person(text: str) -> None:
     assert {**said, "models": 0} == {**before, "models": 0}
     other = Items(ITEMS.mark, "models", ('- name: "Other"',), SKELETON, names=("Other",))
     assert other.take(other.put(new)) == text.encode()
+
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers(0, 9) | st.sampled_from(["", "a b", "x: y", "# no", "two\nlines\n", "é"])
+)
+TREES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3)
+)
+ENTRIES = st.lists(st.fixed_dictionaries({"name": st.sampled_from(["A", "B"])}, optional={"more": TREES}), max_size=3)
+
+
+def put(form: Form, text: bytes) -> bytes | None:
+    """None where it is refused."""
+    try:
+        return form.put(text)
+    except Refused:
+        return None
+
+
+@st.composite
+def yaml_files(draw: st.DrawFn) -> bytes:
+    """What a person may have, written in any style, with comments between some lines."""
+    said = draw(st.dictionaries(st.sampled_from(["a", "rules", "z"]), TREES, max_size=3))
+    if draw(st.booleans()):
+        said["models"] = draw(ENTRIES | st.none())
+    style: dict[str, Any] = draw(
+        st.fixed_dictionaries(
+            {
+                "default_flow_style": st.sampled_from([False, False, None]),
+                "indent": st.sampled_from([2, 4]),
+                "sort_keys": st.booleans(),
+                "explicit_start": st.booleans(),
+                "allow_unicode": st.booleans(),
+                "default_style": st.sampled_from([None, '"', "'"]),
+            }
+        )
+    )
+    lines = yaml.safe_dump(said, **style).split("\n") if said else [""]
+    for at in draw(st.lists(st.integers(0, len(lines)), max_size=2)):
+        lines.insert(at, draw(st.sampled_from(["# mine", "", "    # deeper"])))
+    text = draw(st.sampled_from(["\n", "\r\n"])).join(lines)
+    text = text.rstrip("\r\n") if draw(st.booleans()) else text
+    return draw(st.sampled_from([b"", BOM])) + text.encode()
+
+
+@GENERATED
+@given(yaml_files(), st.sampled_from([YAML, ITEMS]))
+def test_whatever_the_style_it_is_exact_or_refused(text: bytes, form: Form) -> None:
+    new = put(form, text)
+    if new is None:
+        return
+    before = yaml.safe_load(text)
+    assert form.put(new) == new
+    assert form.take(new) == text
+    said = yaml.safe_load(new)
+    if form is ITEMS:
+        assert said.pop("models") == [*((before or {}).pop("models", None) or []), {"name": "Ours", "model": "m"}]
+    else:
+        assert (said.pop("model"), said.pop("openai-api-base")) == ("openai/m", "u")
+    assert said == (before or {})
+
+
+@GENERATED
+@given(
+    st.lists(st.sampled_from(["a = 1", "# c", "", "[t]", "x.y = 'z'", "[[l]]", "[model_providers.o]", 'm = """\n[x]"""',
+                              "[model_providers]", "model = 1"]), unique=True, max_size=6),
+    st.sampled_from(["\n", "\r\n"]),
+    st.booleans(),
+)  # fmt: skip
+def test_whatever_the_tables_it_is_exact_or_refused(lines: list[str], eol: str, ended: bool) -> None:
+    text = eol.join(lines) + eol * ended
+    new = put(TOML, text.encode())
+    if new is None:
+        return
+    before = tomllib.loads(text)
+    assert TOML.put(new) == new
+    assert TOML.take(new) == text.encode()
+    said = tomllib.loads(new.decode())
+    assert said.pop("model") == "m"
+    assert said["model_providers"].pop("reconciler") == {"name": "n"}
+    assert said == {**before, "model_providers": before.get("model_providers", {})}
 
 
 def test_entries_that_a_person_adds_to_our_file_stay() -> None:

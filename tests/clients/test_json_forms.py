@@ -14,6 +14,7 @@ from reconciler.clients.blocks import BOM, Mark
 from reconciler.clients.forms import Form
 from reconciler.clients.json_forms import Commented, Members
 from reconciler.core.diagnostics import Refused
+from tests.clients.generated import GENERATED
 
 VALUE = {"api_url": "http://127.0.0.1:1/v1", "models": [{"name": 'a"b$(c)\u2028ü'}]}
 COMMENTED = Commented(Mark("zed", "file", "//"), ("language_models", "openai_compatible"), "Reconciler", VALUE)
@@ -46,6 +47,7 @@ def files(draw: st.DrawFn) -> bytes:
     return BOM + raw if draw(st.booleans()) else raw
 
 
+@GENERATED
 @given(files(), st.sampled_from(FORMS))
 def test_what_went_in_comes_out_to_the_byte(text: bytes, form: Form) -> None:
     new = form.put(text)
@@ -55,12 +57,14 @@ def test_what_went_in_comes_out_to_the_byte(text: bytes, form: Form) -> None:
     assert form.take(text) == text
 
 
+@GENERATED
 @given(files(), st.sampled_from(FORMS))
 def test_every_line_of_a_person_is_still_there(text: bytes, form: Form) -> None:
     kept = iter(form.put(text))
     assert all(byte in kept for byte in text), "their bytes, in their order"
 
 
+@GENERATED
 @given(files())
 def test_the_file_says_what_it_said_and_what_we_say(text: bytes) -> None:
     before = json.loads(text.removeprefix(BOM))
@@ -191,6 +195,7 @@ def test_a_program_may_write_its_settings_anew() -> None:
             assert json.loads(left) == {"new": True, **json.loads(text)}
 
 
+@GENERATED
 @given(st.text(st.sampled_from('{}[]":,/*\\ \n1at'), max_size=30))
 def test_the_reader_takes_what_json_takes(text: str) -> None:
     try:
