@@ -43,6 +43,7 @@ VERBS = {
     "explain": "Say what a key means, and who set it.",
     "inspect": "Say what a model file or a source is, and whether it fits this machine; only headers are read.",
     "init": "Write a manifest that fits this machine.",
+    "env": "Make other programs use the gateway: print what they need, or write it into their own files.",
     "import": "Write a manifest from what another tool has here, and say what could not be carried over.",
 }
 MODULES = {"import": "imports"}  # verbs that Python has a meaning of its own for
