@@ -403,3 +403,30 @@ def test_signed_thinking_goes_back_with_the_results_of_tools() -> None:
     forgetful = ChatOnMessages(corpus.CHAT_REQUEST | {"messages": turns}, PLAIN, "r2", 100)
     assert [block["type"] for block in forgetful.document["messages"][1]["content"]] == ["tool_use"]
     assert forgetful.ignored == ("messages.reasoning_content",)
+
+
+def test_a_ping_follows_the_beginning() -> None:
+    out = told(messages(), corpus.CHAT["text"])
+    names = [line.removeprefix(b"event: ") for line in out.split(b"\n") if line.startswith(b"event: ")]
+    assert names[:3] == [b"message_start", b"ping", b"content_block_start"]
+    assert messages_stream(out).pings == 1
+
+
+def test_long_arguments_that_mix_are_read_to_their_end() -> None:
+    """They are not read after each piece; the last time counts."""
+    bridge = messages()
+    text = "}" * 9_000
+    first, second = f'{{"a": "{text}"}}', f'{{"b": "{text}"}}'
+    pieces = [corpus.chunk(corpus.call(0, "call_a", "look", "")), corpus.chunk(corpus.call(1, "call_b", "see", ""))]
+    for at in range(0, len(first), 500):
+        pieces.append(corpus.chunk(corpus.call(0, None, None, first[at : at + 500])))
+        pieces.append(corpus.chunk(corpus.call(1, None, None, second[at : at + 500])))
+    said = messages_stream(told(bridge, corpus.data(*pieces, corpus.CALLED, corpus.DONE)))
+    assert calls(said.calls) == [("look", {"a": text}), ("see", {"b": text})]
+
+
+def test_a_call_that_another_one_follows_without_a_stop_is_told_whole() -> None:
+    first = corpus.event("content_block_start", index=0, content_block=corpus.use("toolu_1", where="Köln"))
+    second = corpus.event("content_block_start", index=0, content_block=corpus.use("toolu_2", "see", b=2))
+    said = chat_stream(told(chat(), corpus.start() + first + second + corpus.stop("tool_use")))
+    assert calls(said.calls) == [LOOK, ("see", {"b": 2})]
