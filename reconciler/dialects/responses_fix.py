@@ -121,8 +121,12 @@ class ResponsesFix:
         if not isinstance(document, dict) or document.get("object") != "response":
             return self._refused(parse_error(502, body))
         self._answer(document)
+        try:
+            said = encode(document)
+        except ValueError:
+            return self._refused(Error(502, "", "the upstream's answer is nested too deeply"))
         self.answer = document
-        return status, encode(document)
+        return status, said
 
     def feed(self, data: bytes) -> bytes:
         """As `Bridge`."""
@@ -193,7 +197,10 @@ class ResponsesFix:
             return self._break(from_object(0, found))
         if not isinstance(document, dict) or not isinstance(document.get("type"), str):
             return self._let_go("completed") + raw
-        return self._document(document["type"], document, raw)
+        try:
+            return self._document(document["type"], document, raw)
+        except ValueError:
+            return self._break(Error(502, "", "the upstream's stream is nested too deeply"))
 
     def _delta(self, name: str, data: bytes, raw: bytes) -> bytes:
         found = _ITEM_ID.search(data)

@@ -257,6 +257,17 @@ def test_an_error_later_is_an_event(bad: bytes) -> None:
         assert one.answer is None
 
 
+def test_what_is_nested_too_deeply_is_an_error_and_no_exception() -> None:
+    for levels in (500, 900, 960, 980, 985, 990, 995, 100_000):
+        deep = '{"a":' * levels + "1" + "}" * levels
+        response = f'{{"object":"response","output":[{deep}],"usage":{{}}}}'
+        one = fix()
+        one.feed(native(*PLAIN[:6]))
+        one.feed(b'data: {"type":"response.completed","response":%b}\n\n' % response.encode())
+        assert one.end().startswith(b"event: error") or one.answer is not None or one.end() == b""
+        assert fix().whole(200, response.encode())[0] in (200, 502)
+
+
 def test_a_broken_connection_is_an_error_event() -> None:
     one = fix()
     said = events(one.feed(native(*PLAIN)) + one.broke(504, "silent"))
