@@ -51,13 +51,19 @@ def logprob(entry: object) -> Item | None:
     token = entry["token"]
     found: Item = {
         "token": token,
-        "bytes": entry["bytes"] if isinstance(entry.get("bytes"), list) else list(token.encode("utf-8", "replace")),
+        "bytes": _bytes(entry.get("bytes"), token),
         "logprob": number if isinstance(number, int | float) else 0.0,
     }
     others = [other for one in listed(entry.get("top_logprobs")) if (other := logprob(one)) is not None]
     for other in others:
         other.pop("top_logprobs", None)
     return {**found, "top_logprobs": others}
+
+
+def _bytes(said: object, token: str) -> list[int]:
+    if isinstance(said, list) and all(isinstance(one, int) for one in said):
+        return said
+    return list(token.encode("utf-8", "replace"))
 
 
 def brief(entry: Item) -> Item:

@@ -106,6 +106,8 @@ class ResponsesFix:
         self._places: dict[bytes, int] = {}  # by the item's id
         self._done: dict[str, Any] | None = None  # an item that ended, until it is known how the answer does
         self._created = int(clock()) if clock else None
+        self._begun: dict[str, Any] | None = None  # the response as it began, and its items that ended
+        self._ended: list[Item] = []
         self._head = b""  # the events before the first content, which is when an answer can be taken back no more
         self._told = False
         self._over = False
@@ -121,8 +123,12 @@ class ResponsesFix:
         if not isinstance(document, dict) or document.get("object") != "response":
             return self._refused(parse_error(502, body))
         self._answer(document)
+        try:
+            said = encode(document)
+        except ValueError:
+            return self._refused(Error(502, "", "the upstream's answer is nested too deeply"))
         self.answer = document
-        return status, encode(document)
+        return status, said
 
     def feed(self, data: bytes) -> bytes:
         """As `Bridge`."""
@@ -167,8 +173,14 @@ class ResponsesFix:
         return b""
 
     def _error(self, error: Error) -> bytes:
+        """An error event, and the response as far as it came, as failed: some clients look at one of them only."""
         fields = {"code": error.code or error.type or None, "message": error.message, "param": error.param}
-        return self._write("error", {"type": "error", **fields})
+        said = self._write("error", {"type": "error", **fields})
+        if self._begun is None:
+            return said
+        why = {"code": "rate_limit_exceeded" if error.status == 429 else "server_error", "message": error.message}
+        self.answer = {**self._begun, "status": "failed", "error": why, "output": self._ended}
+        return said + self._write("response.failed", {"response": self.answer})
 
     def _refused(self, error: Error) -> tuple[int, bytes]:
         return openai_status(error.status), openai_error(error)
@@ -193,7 +205,10 @@ class ResponsesFix:
             return self._break(from_object(0, found))
         if not isinstance(document, dict) or not isinstance(document.get("type"), str):
             return self._let_go("completed") + raw
-        return self._document(document["type"], document, raw)
+        try:
+            return self._document(document["type"], document, raw)
+        except ValueError:
+            return self._break(Error(502, "", "the upstream's stream is nested too deeply"))
 
     def _delta(self, name: str, data: bytes, raw: bytes) -> bytes:
         found = _ITEM_ID.search(data)
@@ -237,6 +252,7 @@ class ResponsesFix:
         """The response as a whole: at its beginning and at its end."""
         document.pop("timings", None)
         self._answer(response)
+        self._begun = self._begun or response
         if response["status"] == "in_progress" and not self._told:
             self._head += self._write(kind, document)
             return b""
@@ -252,6 +268,7 @@ class ResponsesFix:
         if document is None:
             return b""
         document["item"]["status"] = status
+        self._ended.append(document["item"])
         return self._write("response.output_item.done", document)
 
     def _write(self, kind: str, document: dict[str, Any]) -> bytes:

@@ -18,6 +18,7 @@ from reconciler.dialects.responses_tables import FIELDS, INCLUDE
 from reconciler.dialects.responses_tools import name_of, tools
 
 SUMMARIES = ("auto", "concise", "detailed")
+DEEPEST = 100  # levels of what the answer repeats, so that it can be written wherever that happens
 _CHAT_SHAPE = frozenset(
     (
         "messages", "n", "functions", "function_call", "tool_calls", "logprobs", "max_tokens", "max_completion_tokens",
@@ -295,6 +296,9 @@ def echo(said: dict[str, Any]) -> dict[str, Any]:
 
     Raises `Unmappable`.
     """
+    for key, value in said.items():
+        if key != "input" and _depth(value) > DEEPEST:
+            raise Unmappable(key, f"is nested more than {DEEPEST} levels deep")
     text = mapping(said.get("text", {}), "text")
     reasoning = said.get("reasoning") or {}
     return {
@@ -319,3 +323,14 @@ def echo(said: dict[str, Any]) -> dict[str, Any]:
         "truncation": said.get("truncation", "disabled"),
         "user": said.get("user"),
     }
+
+
+def _depth(value: object) -> int:
+    """How many objects and lists lie in each other; without recursion, since that is what it guards."""
+    depth, level = 0, [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        depth += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+        if depth > DEEPEST:
+            break
+    return depth

@@ -133,7 +133,10 @@ class Listening:
         call.signature = call.signature or signature(entry)
         arguments = function.get("arguments")
         if isinstance(arguments, dict):
-            arguments = dumps(arguments)
+            try:
+                arguments = dumps(arguments)
+            except ValueError:
+                raise Wrong(f"arguments of the call {call.name!r:.80} are nested too deeply") from None
         if isinstance(arguments, str) and arguments:
             self._arguments(call, arguments)
         self._advance()

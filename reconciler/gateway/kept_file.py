@@ -64,7 +64,9 @@ class KeptFile:
             for last in (False, True):
                 try:
                     return work(self._open(self._folder))
-                except (sqlite3.DatabaseError, ValueError, RecursionError) as error:
+                except RecursionError:  # what was nested just deep enough to be written: the file is sound
+                    return otherwise
+                except (sqlite3.DatabaseError, ValueError) as error:
                     damaged = not (isinstance(error, sqlite3.DatabaseError) and _passing(error))
                     reason = str(error) if isinstance(error, sqlite3.Error) else type(error).__name__
                     log("warning", "responses-store-" + ("damaged" if damaged else "failed"), reason=reason)

@@ -242,7 +242,7 @@ def test_an_error_before_any_content_can_still_be_told_by_a_status(bad: bytes) -
         assert one.feed(data[:cut]) + one.feed(data[cut:]) == b""
         assert one.failed is not None
         assert one.failed[0] in (500, 502)
-        assert events(one.end())[-1]["type"] == "error"
+        assert [event["type"] for event in events(one.end())][-2:] == ["error", "response.failed"]
 
 
 @pytest.mark.parametrize("bad", [ERROR, b"data: nonsense\n\n", b"", b"data: {"])
@@ -253,14 +253,28 @@ def test_an_error_later_is_an_event(bad: bytes) -> None:
         said = events(one.feed((begun + bad)[:cut]) + one.feed((begun + bad)[cut:]) + one.end())
         assert one.failed is None
         assert [event["sequence_number"] for event in said] == list(range(len(said)))
-        assert (said[-1]["type"], said[-2]["type"]) == ("error", "response.output_text.delta")
-        assert one.answer is None
+        assert [event["type"] for event in said[-3:]] == ["response.output_text.delta", "error", "response.failed"]
+        check_response(said[-1]["response"])
+        assert one.answer == said[-1]["response"]
+        assert (one.answer["status"], one.answer["error"]["message"]) == ("failed", said[-2]["message"])
+
+
+def test_what_is_nested_too_deeply_is_an_error_and_no_exception() -> None:
+    for levels in (500, 900, 960, 980, 985, 990, 995, 100_000):
+        deep = '{"a":' * levels + "1" + "}" * levels
+        response = f'{{"object":"response","output":[{deep}],"usage":{{}}}}'
+        one = fix()
+        one.feed(native(*PLAIN[:6]))
+        one.feed(b'data: {"type":"response.completed","response":%b}\n\n' % response.encode())
+        assert one.end().startswith(b"event: error") or one.answer is not None or one.end() == b""
+        assert fix().whole(200, response.encode())[0] in (200, 502)
 
 
 def test_a_broken_connection_is_an_error_event() -> None:
     one = fix()
     said = events(one.feed(native(*PLAIN)) + one.broke(504, "silent"))
-    assert (said[-1]["type"], said[-1]["message"], said[-2]["type"]) == ("error", "silent", "response.output_item.done")
+    assert [event["type"] for event in said[-3:]] == ["response.output_item.done", "error", "response.failed"]
+    assert (said[-2]["message"], said[-1]["response"]["output"]) == ("silent", [MESSAGE])
     assert one.end() == b""
 
 

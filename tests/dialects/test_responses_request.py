@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from reconciler.dialects.bridge import Unmappable
 from reconciler.dialects.quirks import LOCAL, PLAIN, Quirks
+from reconciler.dialects.responses_fix import ResponsesFix
 from reconciler.dialects.responses_items import LONGEST_NAME, sealed, unsealed
 from reconciler.dialects.responses_on_chat import ResponsesOnChat, references
 from reconciler.dialects.responses_tables import CONTENT, FIELDS, INCLUDE, ITEMS, TOOLS
@@ -402,6 +403,20 @@ def test_references_to_kept_items() -> None:
     one = ResponsesOnChat(document, PLAIN, "r1", referred={"m0": kept})
     assert one.document["messages"][0] == {"role": "assistant", "content": "One\n\nOne"}
     assert one.items[0] == kept
+
+
+def test_what_is_nested_so_deeply_that_it_could_not_be_repeated_is_refused() -> None:
+    def schema(levels: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for _ in range(levels):
+            found = {"a": [found]}
+        return {**F, "parameters": found}
+
+    assert made(tools=[schema(45)]).document["tools"]
+    for way in (made, lambda **fields: ResponsesFix({"model": "fast", "input": "Hi", **fields}, "r1")):
+        with pytest.raises(Unmappable) as refused:
+            way(tools=[schema(400)])
+        assert refused.value.field == "tools"
 
 
 def test_the_request_itself_is_not_changed() -> None:

@@ -190,6 +190,19 @@ def test_a_broken_connection_is_never_a_normal_end(begun: bytes) -> None:
     assert one.broke(502, "again") == one.end() == b""
 
 
+def test_what_is_nested_too_deeply_is_an_error_and_no_exception() -> None:
+    for levels in (500, 900, 960, 980, 985, 990, 995, 100_000):
+        deep = '{"a":' * levels + "1" + "}" * levels
+        begun = (
+            f'{{"choices":[{{"delta":{{"content":"x"}},"logprobs":{{"content":[{{"token":"x","bytes":[{deep}]}}]}}}}]}}'
+        )
+        call = f'{{"choices":[{{"delta":{{"tool_calls":[{{"function":{{"name":"f","arguments":{deep}}}}}]}}}}]}}'
+        one = bridge(top_logprobs=1)
+        said = one.feed(BEGUN + stream(begun, done=False)) + one.feed(stream(call, STOP)) + one.end()
+        assert responses_stream(said).finish in ("completed", "failed")
+        assert bridge(stream=False).whole(200, call.replace("delta", "message").encode())[0] in (200, 502)
+
+
 def test_an_endless_event_is_an_error() -> None:
     one = bridge()
     said = one.feed(BEGUN)
