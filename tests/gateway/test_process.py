@@ -39,6 +39,7 @@ def test_state_and_control_socket(make_gateway: MakeGateway) -> None:
         "used": {},
         "waiting": {},
         "listen": {"host": "127.0.0.1", "port": gateway.port},
+        "secrets": "",
     }
     mode = gateway.socket_path.stat().st_mode
     assert stat.S_ISSOCK(mode)
@@ -81,7 +82,7 @@ def test_a_killed_gateway_leaves_nothing_in_the_way(make_gateway: MakeGateway) -
     [
         (None, "cannot read"),
         (b"{", "not JSON"),
-        (b'{"format": 2}', "format is 2"),
+        (b'{"format": 3}', "format is 3"),
         (b'{"format": 1}', "listen: expected an object"),
     ],
 )
