@@ -29,14 +29,22 @@ async def refresh(controller: Controller) -> None:
     async with asyncio.TaskGroup() as group:
         while True:
             await asyncio.sleep(LOOK)
-            for ref, task in tuple(busy.items()):
-                if task.done():
-                    del busy[ref]
-                elif ref not in controller.desired():
-                    task.cancel()
-            asked = _askable(controller, busy)
-            for ref in await asyncio.to_thread(_due, controller, asked) if asked else ():
-                busy[ref] = group.create_task(_one(controller, ref, asked[ref]))
+            try:
+                await _round(controller, group, busy)
+            except Exception:
+                log.exception("bug in refresh")
+
+
+async def _round(controller: Controller, group: asyncio.TaskGroup, busy: dict[Ref, asyncio.Task[None]]) -> None:
+    """Let go of what has ended or is no longer wanted, and begin with what is due."""
+    for ref, task in tuple(busy.items()):
+        if task.done():
+            del busy[ref]
+        elif ref not in controller.desired():
+            task.cancel()
+    asked = _askable(controller, busy)
+    for ref in await asyncio.to_thread(_due, controller, asked) if asked else ():
+        busy[ref] = group.create_task(_one(controller, ref, asked[ref]))
 
 
 def _askable(controller: Controller, busy: dict[Ref, asyncio.Task[None]]) -> dict[Ref, Declared]:
@@ -51,11 +59,9 @@ def _askable(controller: Controller, busy: dict[Ref, asyncio.Task[None]]) -> dic
     except Fault as fault:
         log.warning("refresh: %s", fault)
         return {}
-    return {
-        ref: declared
-        for ref, declared in controller.desired().items()
-        if ref not in left_out and isinstance(controller.kinds[ref.kind], Refreshed)
-    }
+    kinds = {name for name, kind in controller.kinds.items() if isinstance(kind, Refreshed)}
+    wanted = controller.desired().items()
+    return {ref: declared for ref, declared in wanted if ref.kind in kinds and ref not in left_out}
 
 
 def _due(controller: Controller, asked: dict[Ref, Declared]) -> list[Ref]:

@@ -68,12 +68,10 @@ def plan(world: World, rules: Mapping[str, Rules], targets: frozenset[Ref] = fro
 
 def _cautions(world: World, rules: Mapping[str, Rules]) -> list[Diagnostic]:
     """What a person should hear of what is declared, whether anything is to be done about it or not."""
-    out = []
-    for ref, declared in sorted(world.desired.items()):
-        rule = rules[ref.kind]
-        if isinstance(rule, Cautious) and ref not in world.denied and (said := rule.caution(ref, world)):
-            out.append(Diagnostic(said, declared.where, path=str(ref), severity=Severity.WARNING))
-    return out
+    cautious = {kind: rule for kind, rule in rules.items() if isinstance(rule, Cautious)}
+    refs = sorted(ref for ref in world.desired if ref.kind in cautious and ref not in world.denied)
+    told = [(ref, said) for ref in refs if (said := cautious[ref.kind].caution(ref, world))]
+    return [Diagnostic(s, world.desired[r].where, path=str(r), severity=Severity.WARNING) for r, s in told]
 
 
 def _unqueued(change: Change, wanted: frozenset[Ref]) -> Change:

@@ -159,12 +159,17 @@ def test_one_that_stalls_holds_up_nothing_else(clouded: Stage, cloud: FakeProvid
     cloud.listing = Way(stall="head")
     applying = clouded.start("apply")
     wait_until(lambda: bool(cloud.running), 20, "it is not asked")
-    wait_until(lambda: clouded.told("server/chat").get("Ready", {}).get("status") == "True", 20, "the server waits")
+    for ref in ("server/chat", "gateway/main"):
+        wait_until(lambda r=ref: clouded.told(r).get("Ready", {}).get("status") == "True", 20, f"{ref} waits")
     assert clouded.ask()["choices"]
-    assert cloud.running, "it is still being asked"
     cloud.stop()
     applying.communicate(timeout=60)
     assert applying.returncode == 0
+    from reconciler.store.ledger import Ledger
+
+    with Ledger.read(clouded.root / "ledger.db") as ledger:
+        done = [(event["ref"], event["type"]) for event in ledger.events()]
+    assert done.index(("server/chat", "Start")) < done.index(("provider/cloud", "Discover"))
 
 
 def test_a_provider_that_is_removed_is_forgotten(clouded: Stage, cloud: FakeProvider) -> None:

@@ -346,6 +346,7 @@ def test_a_changed_declaration_asks_again_and_a_declared_list_asks_nobody() -> N
         ({}, LISTED.failed("UNREACHABLE", "no", "", 0, 1), "", ("True", "Listed"), ("False", "Unreachable")),
         ({}, Record("").failed("UNREACHABLE", "no", "", 0, 1), "", ("True", "Open"), ("False", "Unreachable")),
         ({}, Record("").failed("KEY_REFUSED", "no", "", 0, 1), "", ("False", "KeyRefused"), ("False", "KeyRefused")),
+        ({"allow": ["a"]}, Record("").failed("X", "no", "", 0, 1), "", ("True", "Allowed"), ("False", "X")),
         ({}, LISTED.failed("KEY_REFUSED", "no", "", 0, 1), "", ("True", "Listed"), ("False", "KeyRefused")),
         ({}, LISTED, "env:X is not set", ("False", "SecretMissing"), ("True", "Listed")),
         ({"models": ["x"]}, None, "", ("True", "Declared"), None),
@@ -369,7 +370,8 @@ def test_what_status_says(
 def test_a_failure_is_told_beside_the_list_that_still_counts() -> None:
     made = spec(preset="openai")
     failed = LISTED.failed("UNREACHABLE", "it cannot be reached", "check that it runs", 0.0, 1.0)
-    _, discovered = ProviderRules().conditions(REF, world(made, state(made, failed), owned=made))
+    ready, discovered = ProviderRules().conditions(REF, world(made, state(made, failed), owned=made))
+    assert ready.message == "2 models; it cannot be reached"
     assert discovered.message == (
         "it cannot be reached — check that it runs; what counts are its 2 models of 2026-09-21 14:13 UTC"
     )

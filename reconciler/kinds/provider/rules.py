@@ -135,9 +135,11 @@ class ProviderRules:
         known = state.known
         if known is not None and known.models is None and known.code == KEY_REFUSED:
             return (no("Ready", "KeyRefused", known.message), *found)
+        trouble = f"; {known.message}" if known is not None and known.failures else ""
         if state.open:
-            return (yes("Ready", "Open", "any model that it has can be asked for"), *found)
-        return (yes("Ready", "Listed" if spec.discovers else "Declared", counted(len(state.models))), *found)
+            return (yes("Ready", "Open", f"any model that it has can be asked for{trouble}"), *found)
+        reason = "Declared" if not spec.discovers else "Listed" if known and known.models is not None else "Allowed"
+        return (yes("Ready", reason, f"{counted(len(state.models))}{trouble}"), *found)
 
     def caution(self, ref: Ref, world: World) -> str:
         """What a person should hear before they carry out a plan; empty where there is nothing."""
