@@ -40,7 +40,6 @@ def test_state_and_control_socket(make_gateway: MakeGateway) -> None:
         "used": {},
         "waiting": {},
         "listen": {"host": "127.0.0.1", "port": gateway.port},
-        "secrets": "",
     }
     mode = gateway.socket_path.stat().st_mode
     assert stat.S_ISSOCK(mode)
