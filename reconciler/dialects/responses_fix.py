@@ -5,8 +5,8 @@ JSON is read. Requests: it refuses previous_response_id, item references, messag
 reasoning without content. Answers: it says "completed" where the limit of tokens ended them, and its objects and events
 lack what the official client's types require (`sequence_number`, `output_index`, the request's settings …).
 
-It leaves some of what can be asked undone without a word; `responses_native.fits` says for which requests it is a way at all. The other
-way is `ResponsesOnChat`, which does them all.
+It leaves some of what can be asked undone without a word; `responses_native.fits` says for which requests it is a way
+at all. The other way is `ResponsesOnChat`, which does them all.
 """
 
 from __future__ import annotations
