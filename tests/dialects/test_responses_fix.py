@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from reconciler.dialects.bridge import Unmappable
-from reconciler.dialects.responses_fix import ResponsesFix, fits
+from reconciler.dialects.responses_fix import ResponsesFix
+from reconciler.dialects.responses_native import fits
 from tests.dialects.canned import EVENTS, answering
 from tests.dialects.responses_corpus import clock
 from tests.support.streams_responses import check_response, responses_stream
