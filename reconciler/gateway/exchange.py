@@ -18,7 +18,7 @@ from reconciler.dialects.kept import Kept
 from reconciler.dialects.responses_fix import ResponsesFix
 from reconciler.dialects.responses_on_chat import ResponsesOnChat, references
 from reconciler.gateway import bridges, errors, gather, payload
-from reconciler.gateway.bridges import Remembered
+from reconciler.gateway.bridges import Remembered, Way
 from reconciler.gateway.errors import Refusal
 from reconciler.gateway.health import Health
 from reconciler.gateway.live import LiveRoutes, Secrets
@@ -33,19 +33,20 @@ from reconciler.gateway.routes import ApiKey, Limits, Target
 
 LOADS = 8  # times that a request has its model loaded
 SAY_EVERY = 5.0  # seconds between two comments in a stream that waits for its model
+ANTHROPIC_VERSION = "2023-06-01"
 PAUSE = 0.25  # seconds before somebody elsewhere, whom nobody can stand in for, is asked once more
 _KEY_TROUBLE = frozenset((401, 402, 403, 429))
 _TROUBLE = {408: "timeout", 504: "timeout", 429: "overloaded", 503: "overloaded", 529: "overloaded"}
 
 
 class Asked(NamedTuple):
-    """What a client asks for. `document` is what `body` says; `headers` are its own that go along, as ready lines."""
+    """What a client asks for. `document` is what `body` says; `headers` are its own that may go along."""
 
     operation: Operation
     name: str
     document: dict[str, Any]
     body: bytes
-    headers: bytes
+    headers: Mapping[str, str]
     query: str
     key: ApiKey | None
     request_id: str
@@ -254,6 +255,18 @@ def _without_type(headers: bytes) -> bytes:
     return b"".join(line for line in headers.splitlines(keepends=True) if not line.lower().startswith(of_the_body))
 
 
+def _along(asked: Asked, way: Way) -> bytes:
+    """The client's own headers that concern the target, as ready lines."""
+    headers = dict(asked.headers)
+    if way.bridge is not None or not headers.get("content-type"):
+        headers["content-type"] = "application/json"
+    if way.api == "anthropic":
+        headers.setdefault("anthropic-version", ANTHROPIC_VERSION)
+    foreign = "openai-" if way.api == "anthropic" else "anthropic-"
+    lines = (f"{name}: {value}\r\n" for name, value in headers.items() if not name.startswith(foreign))
+    return "".join(lines).encode("utf-8", "surrogateescape")
+
+
 def _call(
     asked: Asked,
     candidate: Candidate,
@@ -285,7 +298,7 @@ def _call(
         target=target,
         base=target.speaks[way.api],
         path=f"{way.path}?{query}" if query else way.path,
-        headers=asked.headers,
+        headers=_along(asked, way),
         body=body if streamed is None else streamed,
         key=key,
         dialect=asked.operation.dialect,

@@ -6,11 +6,11 @@ to be left alone is; others are passed over for a second, then two, four … up 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 LONGEST = 60.0  # seconds
 LONGEST_ASKED = 600.0  # seconds that one may ask to be left alone
+MOST = 1024  # records; names of models come from clients
 
 
 @dataclass(slots=True)
@@ -27,6 +27,8 @@ class Health:
 
     def failed(self, name: str, now: float, asked: float | None = None) -> None:
         """It failed; `asked` is for how many seconds it wants to be left alone."""
+        if len(self._records) >= MOST:
+            self._forget(now)
         record = self._records.setdefault(name, _Record())
         record.failures += 1
         seconds = min(2.0 ** (record.failures - 1), LONGEST) if asked is None else min(asked, LONGEST_ASKED)
@@ -41,7 +43,8 @@ class Health:
         record = self._records.get(name)
         return max(0.0, record.until - now) if record is not None else 0.0
 
-    def keep(self, names: Iterable[str]) -> None:
-        """Forget all others."""
-        known = set(names)
-        self._records = {name: record for name, record in self._records.items() if name in known}
+    def _forget(self, now: float) -> None:
+        """Those that may be asked again anyway; the oldest where all are left alone."""
+        self._records = {name: record for name, record in self._records.items() if record.until > now}
+        while len(self._records) >= MOST:
+            del self._records[next(iter(self._records))]

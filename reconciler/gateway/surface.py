@@ -33,7 +33,7 @@ from reconciler.gateway.routes import ApiKey, Routes
 _READ = ("GET", "HEAD")
 _WRITE = ("POST",)
 # What a client says about itself, and a target that speaks its dialect may need to know. Never a key.
-_ALONG = ("accept", "anthropic-version", "anthropic-beta", "openai-beta")
+_ALONG = ("content-type", "accept", "anthropic-version", "anthropic-beta", "openai-beta")
 
 
 class Surface:
@@ -135,14 +135,12 @@ class Surface:
         body = await read_body(request, routes.limits)
         document = payload.parse(body)
         payload.refuse_addresses(document)
-        lines = [f"content-type: {headers.get('Content-Type') or 'application/json'}"]
-        lines += [f"{name}: {headers[name]}" for name in _ALONG if name in headers]
         asked = Asked(
             operation=operation,
             name=document["model"],
             document=document,
             body=body,
-            headers="".join(f"{line}\r\n" for line in lines).encode("utf-8", "surrogateescape"),
+            headers={name: headers[name] for name in _ALONG if name in headers},
             query=request.raw_path.partition("?")[2],
             key=key,
             request_id=reply.request_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.gateway.health import LONGEST, LONGEST_ASKED, Health
+from reconciler.gateway.health import LONGEST, LONGEST_ASKED, MOST, Health
 from reconciler.gateway.quota import Quota
 from reconciler.gateway.routes import Rate
 
@@ -69,5 +69,15 @@ def test_one_that_says_how_long_is_left_alone_for_so_long() -> None:
     assert health.cools("x", 1.0) == 29.0, "a later failure does not shorten it"
     health.failed("y", 0.0, 1e9)
     assert health.cools("y", 0.0) == LONGEST_ASKED
-    health.keep(["y"])
-    assert (health.cools("x", 1.0), health.cools("y", 0.0)) == (0, LONGEST_ASKED)
+
+
+def test_names_that_clients_make_up_fill_nothing() -> None:
+    health = Health()
+    health.failed("first", 0.0, 500.0)
+    for number in range(5000):
+        health.failed(f"made-up-{number}", number / 10)
+    assert len(health._records) <= MOST
+    assert health.cools("first", 499.0) > 0
+    for number in range(5000):
+        health.failed(f"left-alone-{number}", 600.0, 600.0)
+    assert len(health._records) <= MOST
