@@ -15,7 +15,8 @@ from typing import Any
 from reconciler.dialects.chat_answer import finish_reason, keep, refusal, usage
 from reconciler.dialects.errors import Error, error_in, from_object, openai_error
 from reconciler.dialects.kept import Kept
-from reconciler.dialects.sse import Event, Events, TooLong
+from reconciler.dialects.sse import Event
+from reconciler.dialects.stream import Broken, Stream, nonsense
 from reconciler.dialects.text import decode, dumps, encode
 
 KEPT_LIMIT = 4 << 20
@@ -24,14 +25,6 @@ ARGUED_LIMIT = 16 << 20
 """Characters of arguments that are kept, to see whether they are JSON."""
 _CALL_SIZE = 256
 _PING = b": ping\n\n"
-
-
-class _Broken(Exception):
-    """The stream cannot go on."""
-
-    def __init__(self, error: Error) -> None:
-        super().__init__(error.message)
-        self.error = error
 
 
 class _Call:
@@ -53,20 +46,16 @@ class _Call:
             return False
 
 
-class ChatStream:
+class ChatStream(Stream):
     """Feed it a messages stream; see `bridge.Bridge` for `failed`, `feed`, `end` and `broke`."""
 
     def __init__(self, model: str, request_id: str, created: int, counted: bool, kept: Kept | None) -> None:
         """`created` in seconds since 1970; `counted`: whether the caller asked for usage."""
-        self.failed: tuple[int, bytes] | None = None
+        super().__init__()
         head = {"id": f"chatcmpl-{request_id}", "object": "chat.completion.chunk", "created": created, "model": model}
         self._head = b"data: " + encode(head)[:-1]
         self._counted = counted
         self._kept = kept
-        self._events = Events()
-        self._begun = False
-        self._over = False
-        self._error: Error | None = None  # that is not told yet
         self._open: dict[object, _Call] = {}
         self._other: set[object] = set()  # blocks under way that chat has no word for
         self._idents: dict[str, None] = {}  # of tool calls, in order
@@ -77,61 +66,11 @@ class ChatStream:
         self._stop: str | None = None
         self._usage: dict[str, Any] = {}
 
-    def feed(self, data: bytes) -> bytes:
-        """Chunks for the caller, maybe none."""
-        if self._over:
-            return b""
-        out: list[bytes] = []
-        try:
-            try:
-                events = self._events.feed(data)
-            except TooLong as error:
-                self._take(error.events, out)
-                raise _Broken(Error(502, "", f"The provider's stream cannot be read: {error}")) from None
-            self._take(events, out)
-        except _Broken as broken:
-            self._fail(broken.error, out)
-        return b"".join(out)
+    def _refusal(self, error: Error) -> tuple[int, bytes]:
+        return refusal(error)
 
-    def end(self) -> bytes:
-        """What is left to say."""
-        out: list[bytes] = []
-        if not self._over:
-            try:
-                self._take([one for one in self._events.finish() if _complete(one)], out)
-                if not self._over:
-                    self._close(out)
-            except TooLong as error:
-                self._fail(Error(502, "", f"The provider's stream cannot be read: {error}"), out)
-            except _Broken as broken:
-                self._fail(broken.error, out)
-        return b"".join(out) + self._tell()
-
-    def broke(self, status: int, message: str) -> bytes:
-        """An error event, unless the stream was over."""
-        out: list[bytes] = []
-        if not self._over:
-            self._fail(Error(status, "", message), out)
-        return b"".join(out) + self._tell()
-
-    def _tell(self) -> bytes:
-        error, self._error = self._error, None
-        return b"" if error is None else _error_event(error)
-
-    def _fail(self, error: Error, out: list[bytes]) -> None:
-        self._over = True
-        if self._begun:
-            out.append(_error_event(error))
-        else:
-            self._error = error
-            self.failed = refusal(error)
-
-    def _take(self, events: list[Event], out: list[bytes]) -> None:
-        for one in events:
-            if self._over:
-                return
-            if one.data:
-                self._event(one, out)
+    def _error_event(self, error: Error) -> bytes:
+        return b"data: " + openai_error(error) + b"\n\n"
 
     def _event(self, one: Event, out: list[bytes]) -> None:
         try:
@@ -139,11 +78,11 @@ class ChatStream:
         except ValueError as error:
             if one.name == "ping":
                 return
-            raise _Broken(Error(502, "", f"The provider's stream holds an event that is not JSON: {error}")) from None
+            raise nonsense(f"The provider's stream holds an event that is not JSON: {error}") from None
         if not isinstance(document, dict):
             found = error_in(document)
             message = "The provider's stream holds an event that is not an object"
-            raise _Broken(Error(502, "", message) if found is None else from_object(0, found))
+            raise Broken(Error(502, "", message) if found is None else from_object(0, found))
         kind = document.get("type") or one.name
         match kind:
             case "content_block_delta":
@@ -171,7 +110,7 @@ class ChatStream:
                 if found is None and one.name == "error":
                     found = document
                 if found is not None:
-                    raise _Broken(from_object(0, found))
+                    raise Broken(from_object(0, found))
 
     def _count(self, said: object) -> None:
         """What is said later counts; a field that is left out stays."""
@@ -199,9 +138,9 @@ class ChatStream:
     def _call(self, index: object, block: dict[str, Any], out: list[bytes]) -> None:
         ident, name, given = block.get("id"), block.get("name"), block.get("input")
         if not (isinstance(ident, str) and ident and isinstance(name, str) and name and _hashable(index)):
-            raise _Broken(Error(502, "", "The provider's stream holds a tool call without id or name"))
+            raise nonsense("The provider's stream holds a tool call without id or name")
         if ident in self._idents:
-            raise _Broken(Error(502, "", "The provider's stream holds two tool calls with one id"))
+            raise nonsense("The provider's stream holds two tool calls with one id")
         self._settle(index, out)
         call = _Call(len(self._idents), name, given if isinstance(given, dict) else {})
         self._open[index] = call
@@ -230,7 +169,7 @@ class ChatStream:
         if call is None:
             if index in self._other:
                 return
-            raise _Broken(Error(502, "", "The provider's stream holds arguments of a tool call that never began"))
+            raise nonsense("The provider's stream holds arguments of a tool call that never began")
         self._argue_more(len(piece))
         call.arguments.append(piece)
         self._arguments(call, encode(piece), out)
@@ -238,7 +177,7 @@ class ChatStream:
     def _argue_more(self, size: int) -> None:
         self._argued += size
         if self._argued > ARGUED_LIMIT:
-            raise _Broken(Error(502, "", f"The provider's tool calls are longer than {ARGUED_LIMIT} characters"))
+            raise nonsense(f"The provider's tool calls are longer than {ARGUED_LIMIT} characters")
 
     def _arguments(self, call: _Call, piece: bytes, out: list[bytes]) -> None:
         out.append(
@@ -260,7 +199,7 @@ class ChatStream:
         try:
             self._arguments(call, encode(dumps(call.input)), out)
         except ValueError as error:
-            raise _Broken(Error(502, "", f"The provider's tool call cannot be read: {error}")) from None
+            raise nonsense(f"The provider's tool call cannot be read: {error}") from None
 
     def _think(self, said: dict[str, Any], out: list[bytes]) -> None:
         text, signature = said.get("thinking"), said.get("signature")
@@ -300,13 +239,13 @@ class ChatStream:
     def _close(self, out: list[bytes]) -> None:
         """The provider's stream is over: tell the rest, and the end."""
         if self._stop is None:
-            raise _Broken(Error(502, "", "The provider ended the stream before it had finished its answer"))
+            raise nonsense("The provider ended the stream before it had finished its answer")
         for index in list(self._open):
             self._settle(index, out)
         finish = finish_reason(self._stop, bool(self._idents))
         if self._cut and finish != "length":
             message = f"The arguments of the tool call {self._cut[:100]} are not a JSON object"
-            raise _Broken(Error(502, "", message))
+            raise nonsense(message)
         self._chunk({}, out, finish)
         if self._counted:
             out.append(b'%b,"choices":[],"usage":%b}\n\n' % (self._head, encode(usage(self._usage))))
@@ -318,15 +257,3 @@ class ChatStream:
 
 def _hashable(index: object) -> bool:
     return index is None or isinstance(index, int | str | float)
-
-
-def _complete(one: Event) -> bool:
-    """Whether the last event, whose end nobody saw, is all there."""
-    try:
-        return decode(one.data) is not None
-    except ValueError:
-        return False
-
-
-def _error_event(error: Error) -> bytes:
-    return b"data: " + openai_error(error) + b"\n\n"

@@ -29,7 +29,8 @@ from reconciler.dialects.messages_answer import (
     stopped_by,
     usage,
 )
-from reconciler.dialects.sse import EVENT_LIMIT, Event, Events, TooLong, event
+from reconciler.dialects.sse import EVENT_LIMIT, Event, event
+from reconciler.dialects.stream import DONE, Broken, Stream, nonsense
 from reconciler.dialects.text import decode, encode
 
 KEPT_LIMIT = EVENT_LIMIT
@@ -45,14 +46,6 @@ _KINDS = {
     "tool": (b"input_json_delta", b"partial_json"),
 }
 _CUT = ("max_tokens", "model_context_window_exceeded")
-
-
-class _Broken(Exception):
-    """The stream cannot go on."""
-
-    def __init__(self, error: Error) -> None:
-        super().__init__(error.message)
-        self.error = error
 
 
 class _Block:
@@ -91,20 +84,16 @@ class _Block:
             return False
 
 
-class MessageStream:
+class MessageStream(Stream):
     """Feed it a chat stream; see `bridge.Bridge` for `failed`, `feed`, `end` and `broke`."""
 
     def __init__(self, model: str, request_id: str, stops: tuple[str, ...], thinking: bool) -> None:
         """`stops`: the stop sequences that were asked for; `thinking`: whether the caller takes thinking."""
-        self.failed: tuple[int, bytes] | None = None
+        super().__init__()
         self._model = model
         self._request_id = request_id
         self._stops = stops
         self._thinking = thinking
-        self._events = Events()
-        self._begun = False
-        self._over = False
-        self._error: Error | None = None  # that is not told yet
         self._queue: deque[_Block] = deque()
         self._by_key: dict[object, _Block] = {}
         self._last: _Block | None = None  # the tool call that was spoken of last
@@ -116,78 +105,27 @@ class MessageStream:
         self._refused = False
         self._usage: dict[str, Any] = {}
 
-    def feed(self, data: bytes) -> bytes:
-        """Events for the caller, maybe none."""
-        if self._over:
-            return b""
-        out: list[bytes] = []
-        try:
-            try:
-                events = self._events.feed(data)
-            except TooLong as error:
-                self._take(error.events, out)
-                raise _Broken(Error(502, "", f"The provider's stream cannot be read: {error}")) from None
-            self._take(events, out)
-        except _Broken as broken:
-            self._fail(broken.error, out)
-        return b"".join(out)
+    def _refusal(self, error: Error) -> tuple[int, bytes]:
+        return refusal(error, self._request_id)
 
-    def end(self) -> bytes:
-        """What is left to say."""
-        out: list[bytes] = []
-        if not self._over:
-            try:
-                self._take([one for one in self._events.finish() if _complete(one)], out)
-                if not self._over:
-                    self._close(out)
-            except TooLong as error:
-                self._fail(Error(502, "", f"The provider's stream cannot be read: {error}"), out)
-            except _Broken as broken:
-                self._fail(broken.error, out)
-        return b"".join(out) + self._tell()
-
-    def broke(self, status: int, message: str) -> bytes:
-        """An error event, unless the stream was over."""
-        if not self._over:
-            out: list[bytes] = []
-            self._fail(Error(status, "", message), out)
-            return b"".join(out) + self._tell()
-        return self._tell()
-
-    def _tell(self) -> bytes:
-        """The error that nobody has been told."""
-        error, self._error = self._error, None
-        return b"" if error is None else _error_event(error, self._request_id)
-
-    def _fail(self, error: Error, out: list[bytes]) -> None:
-        self._over = True
-        if self._begun:
-            out.append(_error_event(error, self._request_id))
-        else:
-            self._error = error
-            self.failed = refusal(error, self._request_id)
-
-    def _take(self, events: list[Event], out: list[bytes]) -> None:
-        for one in events:
-            if self._over:
-                return
-            if one.data == "[DONE]" or one.data.strip() == "[DONE]":
-                self._close(out)
-            elif one.data:
-                self._event(one, out)
+    def _error_event(self, error: Error) -> bytes:
+        return b"event: error\ndata: " + anthropic_error(error, self._request_id) + b"\n\n"
 
     def _event(self, one: Event, out: list[bytes]) -> None:
+        if one.data.strip() == DONE:
+            self._close(out)
+            return
         try:
             document = decode(one.data)
         except ValueError as error:
-            raise _Broken(Error(502, "", f"The provider's stream holds an event that is not JSON: {error}")) from None
+            raise nonsense(f"The provider's stream holds an event that is not JSON: {error}") from None
         found = error_in(document)
         if found is None and one.name == "error":
             found = document if isinstance(document, dict) else {}
         if found is not None:
-            raise _Broken(from_object(0, found))
+            raise Broken(from_object(0, found))
         if not isinstance(document, dict):
-            raise _Broken(Error(502, "", "The provider's stream holds an event that is not an object"))
+            raise nonsense("The provider's stream holds an event that is not an object")
         counted = document.get("usage")
         if not counted and isinstance(groq := document.get("x_groq"), dict):
             counted = groq.get("usage")
@@ -214,7 +152,7 @@ class MessageStream:
                 self._call({"index": 0, "function": function}, out)
         finish = choice.get("finish_reason")
         if finish == "error":
-            raise _Broken(Error(502, "", "The provider ended the stream with an error that it did not name"))
+            raise nonsense("The provider ended the stream with an error that it did not name")
         if isinstance(finish, str) and finish:
             self._finish = finish
             self._matched = stopped_by(choice, self._stops)
@@ -232,7 +170,7 @@ class MessageStream:
     def _keep(self, size: int) -> None:
         self._kept += size
         if self._kept > KEPT_LIMIT:
-            raise _Broken(Error(502, "", f"The provider's tool calls are longer than {KEPT_LIMIT} characters"))
+            raise nonsense(f"The provider's tool calls are longer than {KEPT_LIMIT} characters")
 
     def _call(self, call: dict[str, Any], out: list[bytes]) -> None:
         function = call.get("function")
@@ -245,10 +183,10 @@ class MessageStream:
         try:
             piece = arguments(function)
         except ValueError:
-            raise _Broken(Error(502, "", "The provider's tool call cannot be said as JSON")) from None
+            raise nonsense("The provider's tool call cannot be said as JSON") from None
         if piece and block.over:
             if piece.strip():
-                raise _Broken(Error(502, "", "The provider's tool call goes on after its arguments were whole"))
+                raise nonsense("The provider's tool call goes on after its arguments were whole")
         elif piece:
             self._keep(len(piece))
             block.add(piece)
@@ -297,7 +235,7 @@ class MessageStream:
             queue.popleft()
 
     def _settled(self, block: _Block, finishing: bool, cut: bool, out: list[bytes]) -> bool:
-        """Whether a tool call is over. Raises `_Broken` where it never will be."""
+        """Whether a tool call is over. Raises `Broken` where it never will be."""
         if block.whole(last=finishing):
             return True
         if not finishing:
@@ -306,7 +244,7 @@ class MessageStream:
             out.append(_DELTA % (self._index, *_KINDS["tool"], b'"{}"'))
         elif not cut:
             message = f"The arguments of the tool call {block.name[:100]} are not a JSON object"
-            raise _Broken(Error(502, "", message))
+            raise nonsense(message)
         return True
 
     def _open(self, block: _Block, alone: bool, finishing: bool, out: list[bytes]) -> bool:
@@ -314,7 +252,7 @@ class MessageStream:
         content: dict[str, Any]
         if block.kind == "tool":
             if not block.name and finishing:
-                raise _Broken(Error(502, "", "The provider's stream holds a tool call without a name"))
+                raise nonsense("The provider's stream holds a tool call without a name")
             if not block.name or not (block.ident or finishing or (not alone and block.whole())):
                 return False
             ident = self._calls.ident(block.ident, block.signature)
@@ -354,7 +292,7 @@ class MessageStream:
     def _close(self, out: list[bytes]) -> None:
         """The provider's stream is over: tell the rest, and the end."""
         if self._finish is None:
-            raise _Broken(Error(502, "", "The provider ended the stream before it had finished its answer"))
+            raise nonsense("The provider ended the stream before it had finished its answer")
         self._flush(out, finishing=True, cut=stop_reason(self._finish, False, False) in _CUT)
         if not self._begun:
             self._begin(out)
@@ -364,18 +302,6 @@ class MessageStream:
         out.append(event("message_delta", {"type": "message_delta", "delta": delta, "usage": usage(self._usage)}))
         out.append(event("message_stop", {"type": "message_stop"}))
         self._over = True
-
-
-def _complete(one: Event) -> bool:
-    """Whether the last event, whose end nobody saw, is all there."""
-    try:
-        return one.data.strip() == "[DONE]" or decode(one.data) is not None
-    except ValueError:
-        return False
-
-
-def _error_event(error: Error, request_id: str) -> bytes:
-    return b"event: error\ndata: " + anthropic_error(error, request_id) + b"\n\n"
 
 
 def _word(value: object) -> str:
