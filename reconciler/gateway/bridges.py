@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from reconciler.dialects.bridge import Bridge, Unmappable
+from reconciler.dialects.chat_fit import fit_chat
 from reconciler.dialects.chat_on_messages import ChatOnMessages
 from reconciler.dialects.compose import Composed
 from reconciler.dialects.errors import Error, anthropic_error
@@ -86,6 +87,9 @@ def _straight(
     if local and operation.path == "/responses":
         made = _responses(document, target, remembered, request_id, context)
         return Way("responses", made.path, made.document, made, made.ignored)
+    if operation.path == "/chat/completions" and not local:
+        fitted, ignored = fit_chat(document, target.quirks)
+        return Way("openai", operation.forwarded, fitted, None, ignored)
     if operation.api != "anthropic":
         return Way(operation.api, operation.forwarded, document, None)
     if not local:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from reconciler.dialects.bridge import Unmappable

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from reconciler.dialects.quirks import LOCAL, PLAIN, Quirks
+from reconciler.dialects.quirks import LOCAL, PLAIN, Quirks, read_quirks
 
 FORMAT = 2
 _HEX256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -295,15 +295,10 @@ def _header(part: _Part, name: str, value: str) -> tuple[str, str]:
 
 
 def _quirks(part: _Part) -> Quirks:
-    if unknown := sorted(set(part.raw) - {each.name for each in fields(Quirks)}):
-        raise ValueError(f"{part.where}: {unknown[0]!r} is not known")
-    given: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in part.raw.items()
-    }
-    for name, value in given.items():
-        if type(value) is not type(getattr(PLAIN, name)):
-            raise ValueError(f"{part.where}.{name}: expected {type(getattr(PLAIN, name)).__name__}")
-    return replace(PLAIN, **given)
+    try:
+        return read_quirks(part.raw)
+    except ValueError as error:
+        raise ValueError(f"{part.where}: {error}") from None
 
 
 def _route(name: str, part: _Part) -> Route:
