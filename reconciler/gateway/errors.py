@@ -122,6 +122,12 @@ def too_many_waiting(name: str, most: int) -> Refusal:
     return _down(503, text, "overloaded", "queue_full", param="model", retry_after="10")
 
 
+def line_full(target: str, most: int) -> Refusal:
+    """503 when `most` requests wait for their turn at a target already."""
+    text = f"{most} requests wait for {target}, which takes only so many at once; try again later"
+    return _down(503, text, "overloaded", "queue_full", retry_after="5")
+
+
 def no_such_path(path: str, prefix: str) -> Refusal:
     """404 for a path that the gateway does not serve."""
     return Refusal(404, f"There is no {path[:200]} here. The API is under {prefix}", code="not_found")

@@ -31,6 +31,7 @@ from reconciler.gateway.proxy import Call, Failure, Proxy
 from reconciler.gateway.reply import JSON, Reply
 from reconciler.gateway.responses_store import ResponsesStore
 from reconciler.gateway.routes import ApiKey, Limits, Target
+from reconciler.gateway.turns import Turns
 
 LOADS = 8  # times that a request has its model loaded
 SAY_EVERY = 5.0  # seconds between two comments in a stream that waits for its model
@@ -67,6 +68,7 @@ class Exchange:
         self._proxy = proxy
         self._loader = loader
         self._health = Health()
+        self.turns = Turns()
         self._random = random.Random()  # noqa: S311 - it spreads load and hides nothing
 
     async def carry(self, asked: Asked, reply: Reply) -> None:
@@ -99,11 +101,13 @@ class Exchange:
         """Have one of them answer; raises `Refusal` or `Failure`, and remembers how it went."""
         ident = _ident(candidate)
         now = asyncio.get_running_loop().time
+        key, priority = (asked.key.name, asked.key.priority) if asked.key is not None else ("", 0)
         try:
-            if candidate.provider is not None:
-                await self._ask_provider(candidate, asked, reply, number, last)
-            else:
-                await self._ask_engine(candidate, asked, reply, number, last)
+            async with self.turns.turn(_label(candidate), candidate.bound, key, priority):
+                if candidate.provider is not None:
+                    await self._ask_provider(candidate, asked, reply, number, last)
+                else:
+                    await self._ask_engine(candidate, asked, reply, number, last)
         except Refusal as refusal:
             if refusal.trouble:
                 self._health.failed(ident, now())

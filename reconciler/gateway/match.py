@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from reconciler.gateway import errors
 from reconciler.gateway.errors import Refusal
-from reconciler.gateway.routes import TROUBLES, ApiKey, Model, Provider, Rewrite, Route, Routes
+from reconciler.gateway.routes import TROUBLES, ApiKey, Bound, Model, Provider, Rewrite, Route, Routes
 
 NAMES_LISTED = 10
 DEPTH = 8  # routes that lead to routes
@@ -31,6 +31,12 @@ class Candidate(NamedTuple):
         one = self.model or self.provider
         assert one is not None
         return one.rewrite
+
+    @property
+    def bound(self) -> Bound | None:
+        one = self.model or self.provider
+        assert one is not None
+        return one.bound
 
 
 class Match(NamedTuple):

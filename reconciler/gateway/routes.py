@@ -80,6 +80,14 @@ class Rewrite:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """How many requests something takes `at_once`, and how many may wait for their turn."""
+
+    at_once: int
+    queue: int = 128
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """Who can answer: an engine process, or a provider. `id` changes with each process; `label` is what people know.
 
@@ -118,6 +126,7 @@ class Model:
     reason: str
     on_demand: bool = False
     rewrite: Rewrite = Rewrite()
+    bound: Bound | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +139,7 @@ class Provider:
     open: bool
     reason: str
     rewrite: Rewrite = Rewrite()
+    bound: Bound | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +176,7 @@ class ApiKey:
     allow: frozenset[str] | None = None
     rate: Rate | None = None
     tokens: Rate | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +262,7 @@ def _model(name: str, part: _Part, limits: Limits) -> Model:
         reason=part.text("reason", "") if part.raw.get("reason") is not None else "",
         on_demand=part.raw.get("on_demand") is True,
         rewrite=_rewrite(part.some("request")),
+        bound=_bound(part.some("request")),
     )
 
 
@@ -284,8 +296,8 @@ def _provider(name: str, part: _Part, limits: Limits) -> Provider:
         provider=name,
         limits=_limits(part.some("timeouts"), limits),
     )
-    rewrite = _rewrite(part.some("request"))
-    return Provider(name, target, part.texts("models"), part.raw.get("open") is True, part.text("reason", ""), rewrite)
+    request, is_open, reason = part.some("request"), part.raw.get("open") is True, part.text("reason", "")
+    return Provider(name, target, part.texts("models"), is_open, reason, _rewrite(request), _bound(request))
 
 
 def _header(part: _Part, name: str, value: str) -> tuple[str, str]:
@@ -316,6 +328,12 @@ def _rewrite(part: _Part) -> Rewrite:
     return Rewrite(part.some("set").raw, part.some("default").raw, part.texts("strip"))
 
 
+def _bound(part: _Part) -> Bound | None:
+    if part.raw.get("at_once") is None:
+        return None
+    return Bound(part.integer("at_once", least=1), part.integer("queue", Bound(1).queue))
+
+
 def _one_of(part: _Part, name: str, allowed: tuple[str, ...]) -> str:
     value = part.text(name)
     if value not in allowed:
@@ -328,7 +346,8 @@ def _api_key(part: _Part) -> ApiKey:
     if not _HEX256.fullmatch(digest):
         raise ValueError(f"{part.where}.sha256: expected 64 hex digits")
     allow = None if part.raw.get("allow") is None else frozenset(part.texts("allow"))
-    return ApiKey(part.text("name"), bytes.fromhex(digest), allow, _rate(part, "rate"), _rate(part, "tokens"))
+    priority = part.integer("priority", 0, least=-1000)
+    return ApiKey(part.text("name"), bytes.fromhex(digest), allow, _rate(part, "rate"), _rate(part, "tokens"), priority)
 
 
 def _rate(part: _Part, name: str) -> Rate | None:

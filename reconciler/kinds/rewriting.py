@@ -1,4 +1,5 @@
-"""What the manifest may say of the requests that go to a model or provider: fields to set, to fill in, to leave out.
+"""What the manifest may say of the requests that go to a model or provider: fields to set, to fill in, to leave out,
+and how many go at once.
 
 Pure. A field is one of the request's outermost object.
 """
@@ -25,7 +26,7 @@ Parameter = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$"), Af
 
 
 class RequestSection(Section):
-    """Changes to each request before it is sent on."""
+    """Changes to each request before it is sent on, and how many are sent at once."""
 
     set: dict[Parameter, Any] = {}
     """Fields and their values, whatever the client says: `{temperature: 0}`."""
@@ -33,6 +34,11 @@ class RequestSection(Section):
     """Fields and their values where the client says nothing of them: `{max_tokens: 2048}`."""
     strip: tuple[Parameter, ...] = ()
     """Fields that are left out."""
+    at_once: Annotated[int, Field(ge=1, le=10_000, strict=True)] | None = None
+    """How many are sent on at the same time; further ones wait for their turn, key by key, those of keys with a higher
+    `priority` first. Default: as many as come."""
+    queue: Annotated[int, Field(ge=0, le=100_000, strict=True)] = 128
+    """How many may wait for their turn; further ones are refused."""
 
     @model_validator(mode="after")
     def _once(self) -> RequestSection:
@@ -46,5 +52,7 @@ class RequestSection(Section):
 def rewriting(section: RequestSection) -> str:
     """The one text (JSON) of what is changed; empty where nothing is."""
     said: dict[str, Any] = {"set": section.set, "default": section.default, "strip": list(section.strip)}
-    kept = {key: value for key, value in said.items() if value}
+    if section.at_once is not None:
+        said |= {"at_once": section.at_once, "queue": section.queue}
+    kept = {key: value for key, value in said.items() if value or key == "queue"}
     return canonical(kept) if kept else ""

@@ -226,9 +226,10 @@ def content(
 
 def _grant(grant: GrantSpec | None) -> dict[str, Any]:
     if grant is None:
-        return {"allow": None, "rate": None, "tokens": None}
+        return {"allow": None, "rate": None, "tokens": None, "priority": 0}
     allow = None if grant.allow is None else list(grant.allow)
-    return {"allow": allow, "rate": _amount(grant.rate), "tokens": _amount(grant.tokens)}
+    bounds = {"rate": _amount(grant.rate), "tokens": _amount(grant.tokens)}
+    return {"allow": allow, **bounds, "priority": grant.priority}
 
 
 def _amount(bound: tuple[int, float] | None) -> dict[str, Any] | None:
@@ -313,7 +314,7 @@ def _fields(before: Mapping[str, Any], spec: GatewaySpec) -> tuple[FieldChange, 
         if "bounds" in before and was != now:
             out.append(FieldChange(f"gateway.{name}", was, now))
     for name, (old, new) in _named(before, plain, "grants"):
-        bounds = [(key, (old or {}).get(key), (new or {}).get(key)) for key in ("allow", "rate", "tokens")]
+        bounds = [(key, (old or {}).get(key), (new or {}).get(key)) for key in ("allow", "rate", "tokens", "priority")]
         out += [FieldChange(f"gateway.api_keys.{name}.{key}", was, now) for key, was, now in bounds if was != now]
     for name, (old, new) in _named(before, plain, "routes"):
         out.append(FieldChange(f"routes.{name}", _brief(old), _brief(new)))

@@ -44,6 +44,8 @@ class ApiKey(Section):
     """How many requests it may make: `60/min`. Default: as many as it likes."""
     tokens: Budget | None = None
     """How many tokens it may use, in and out: `1M/day`. Default: as many as it likes."""
+    priority: Annotated[int, Field(ge=-1000, le=1000, strict=True)] = 0
+    """Whose requests have their turn first where something takes only so many `at_once`: the highest."""
 
 
 class Cors(Section):
@@ -198,6 +200,7 @@ class GrantSpec:
     allow: tuple[str, ...] | None = None
     rate: tuple[int, float] | None = None
     tokens: tuple[int, float] | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,9 +259,9 @@ def resolve(
         providers=providers,
         routes=routes,
         grants=tuple(
-            GrantSpec(k.name, k.allow, k.rate, k.tokens)
+            GrantSpec(k.name, k.allow, k.rate, k.tokens, k.priority)
             for k in section.api_keys
-            if (k.allow, k.rate, k.tokens) != (None, None, None)
+            if (k.allow, k.rate, k.tokens, k.priority) != (None, None, None, 0)
         ),
         origins=section.cors.origins,
         bounds=tuple(sorted(bounds.items())),
