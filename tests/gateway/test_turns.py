@@ -40,7 +40,7 @@ class Scene:
 
 
 async def settle() -> None:
-    for _ in range(5):
+    for _ in range(40):
         await asyncio.sleep(0)
 
 
