@@ -296,7 +296,7 @@ def _call(
         told.append(b"x-reconciler-ignored: %b\r\n" % ", ".join(way.ignored).encode("ascii", "replace")[:1000])
     body = asked.body if way.document is asked.document else payload.encoded(way.document)
     streamed = None
-    if not target.provider and way.bridge is None:
+    if not target.provider and target.model is None and way.bridge is None:  # a llama-server
         streamed = gather.as_stream(way.path, way.document, body)
     query = asked.query if asked.query and way.api == asked.operation.api == "anthropic" else ""
     return Call(

@@ -54,13 +54,18 @@ def test_the_report_as_json_is_what_its_schema_says(tool: str, run: Run, home: H
     assert told["read"]
 
 
-def test_it_says_what_to_set_what_is_left_and_what_is_denied_for_now(run: Run, home: Home) -> None:
+def test_it_says_what_to_set_and_what_is_left(run: Run, home: Home) -> None:
     folder = home("llama-swap")
     said = run("import", "--from", "llama-swap", "config.yaml")
     assert f"LLAMA_SWAP_KEY_1  key 1 that clients show to the gateway, now in {folder}/config.yaml:8:5" in said.out
     assert f"`groups` ({folder}/config.yaml:41:1): who stays in memory" in said.out
+
+
+def test_it_says_what_is_denied_for_now(run: Run, home: Home) -> None:
+    home("claude-desktop")
+    said = run("import", "--from", "claude-desktop")
     assert "denied by a plan of this version" in said.out
-    assert "routes.m1: routes are not yet supported here" in said.out
+    assert "mcp_servers are not yet supported here" in said.out
 
 
 def test_what_is_there_is_not_replaced_unasked(run: Run, home: Home) -> None:

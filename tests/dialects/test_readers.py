@@ -55,7 +55,7 @@ def test_a_good_messages_stream() -> None:
 WRONG_MESSAGES: dict[str, bytes] = {
     "no usage in the beginning": START.replace(b'"usage"', b'"used"') + TEXT + END,
     "no usage at the end": START + TEXT + END.replace(b'"usage"', b'"used"'),
-    "usage without its cache": START + TEXT + stop("end_turn"),
+    "usage that is no count": START + TEXT + END.replace(b'"output_tokens": ', b'"output_tokens": -'),
     "delta without its block": START
     + event("content_block_delta", index=0, delta={"type": "text_delta", "text": "x"}) + END,
     "first index 1": START + TEXT.replace(b'"index": 0', b'"index": 1') + END,

@@ -158,7 +158,7 @@ async def test_a_running_stream_is_finished_before_the_end(make_gateway: MakeGat
     async def answer(asked: Asked, writer: StreamWriter) -> None:
         writer.write(EVENTS_HEAD + chunk(b"data: 1\n\n"))
         await go.wait()
-        writer.write(chunk(b"data: 2\n\n") + chunk(b""))
+        writer.write(chunk(b"data: [DONE]\n\n") + chunk(b""))
 
     async with stub(answer) as upstream:
         gateway = make_gateway()
@@ -180,7 +180,7 @@ async def test_a_running_stream_is_finished_before_the_end(make_gateway: MakeGat
             assert idle.recv(1) == b""
             assert gateway.state()["inflight"] == {"server/chat#1": 1}
             go.set()
-            assert [piece async for piece in pieces] == [b"data: 2\n\n"]
+            assert [piece async for piece in pieces] == [b"data: [DONE]\n\n"]
         assert await asyncio.to_thread(gateway.process.wait, 3) == 0
         idle.close()
 
