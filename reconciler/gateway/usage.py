@@ -60,7 +60,8 @@ class Meter:
     @property
     def streamed(self) -> bool:
         """Whether it was a stream of events."""
-        return bool(self._head) and self._head[0].lstrip().startswith((b"data:", b"event:", b"id:", b":"))
+        begun = self._head[0] if len(self._head) == 1 else b"".join(self._head)
+        return begun.lstrip().startswith((b"data:", b"event:", b"id:", b":"))
 
     def usage(self) -> Usage | None:
         """What has been told so far; None where nothing was."""
