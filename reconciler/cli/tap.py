@@ -6,7 +6,7 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -40,7 +40,7 @@ def command(place: Place, model: str, count: int | None, seconds: float | None, 
                     return
 
 
-def _entries(path: Path, target: str, deadline: float | None) -> Iterator[dict[str, Any]]:
+def _entries(path: Path, target: str, deadline: float | None) -> Generator[dict[str, Any], None, None]:
     """What the gateway tells, until the deadline (monotonic) or its end. Raises Refused."""
     with socket.socket(socket.AF_UNIX) as sock:
         try:

@@ -20,7 +20,7 @@ _FORMS = re.compile(
     r"[-_][A-Za-z0-9_-]{6,}[A-Za-z0-9_.=/+-]*"
     r"|\b(?:AKIA|ASIA)[A-Z0-9]{12,}"
     r"|\bAIza[A-Za-z0-9_-]{20,}"
-    r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"
+    r"|\beyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]*"
     r"|\b(?:bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     re.IGNORECASE | re.DOTALL,

@@ -32,7 +32,7 @@ class Tap:
     def __init__(self, name: str, *, bodies: bool) -> None:
         self.name = name
         self.bodies = bodies
-        self.lost = 0
+        self._lost = 0
         self._entries: deque[bytes] = deque()
         self._size = 0
         self._come = asyncio.Event()
@@ -41,21 +41,35 @@ class Tap:
         """Have it fetched, or count it as lost."""
         data = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
         if self._size + len(data) > MOST_HELD:
-            self.lost += 1
+            self.lose()
             return
+        if self._lost:
+            self._hold(self._gap())
+        self._hold(data)
+
+    def lose(self) -> None:
+        """One entry is left out."""
+        self._lost += 1
+        self._come.set()
+
+    def _hold(self, data: bytes) -> None:
         self._entries.append(data)
         self._size += len(data)
         self._come.set()
 
+    def _gap(self) -> bytes:
+        lost, self._lost = self._lost, 0
+        return json.dumps({"event": "lost", "entries": lost}).encode() + b"\n"
+
     async def lines(self) -> AsyncIterator[bytes]:
-        """Each entry as a line, for ever; before one that follows a gap, how many were lost."""
+        """Each entry as a line, for ever, and in the place of those that were lost how many."""
         while True:
-            while not self._entries:
+            while not (self._entries or self._lost):
                 self._come.clear()
                 await self._come.wait()
-            if self.lost:
-                lost, self.lost = self.lost, 0
-                yield json.dumps({"event": "lost", "entries": lost}).encode() + b"\n"
+            if not self._entries:
+                yield self._gap()
+                continue
             data = self._entries.popleft()
             self._size -= len(data)
             yield data
@@ -88,7 +102,7 @@ class Taps:
         """
         if self._copies >= MOST_COPIES:
             for tap in self.open:
-                tap.lost += 1
+                tap.lose()
             return None
         self._copies += 1
         mask = Mask([*self._secrets(), *secret_values(headers)])
