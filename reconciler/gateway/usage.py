@@ -10,12 +10,16 @@ import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 HEAD = 2048  # bytes of an answer's beginning: in Anthropic's streams, what was read is told there
 TAIL = 8192  # bytes of its end
 MOST = 10**9  # tokens of one answer: a larger number is nonsense
-_USAGE = re.compile(r'"usage"\s*:\s*(?=\{)')
+_KEY = b'"usage"'
+_USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
+_OBJECT = 2048  # bytes that such an object takes at most
+_CACHED = ("cache_creation_input_tokens", "cache_read_input_tokens")
 _DECODER = json.JSONDecoder()
 
 
@@ -72,7 +76,7 @@ class Meter:
             head = tail = head + tail
         if self.streamed:
             return _streamed(head, tail)
-        if not self._lost and tail.count(b'"usage"') > 1:
+        if not self._lost and tail.count(_KEY) > 1:
             return _outermost(tail)
         return next(_told(tail), None) or (next(_told(head), None) if self._lost else None)
 
@@ -91,17 +95,15 @@ def _streamed(head: bytes, tail: bytes) -> Usage | None:
 
 def _told(data: bytes, *, last: bool = True) -> Iterator[Usage]:
     """Each usage in the bytes, from the last or from the first. A quote in a text is escaped, so no text looks so."""
-    if b'"usage"' not in data:
-        return
-    text = data.decode("utf-8", "replace")
-    places = [match.end() for match in _USAGE.finditer(text)]
-    for place in reversed(places) if last else places:
-        try:
-            told = _DECODER.raw_decode(text, place)[0]
-        except (ValueError, RecursionError):
-            continue
-        if (usage := _usage(told)) is not None:
-            yield usage
+    place = data.rfind(_KEY) if last else data.find(_KEY)
+    while place >= 0:
+        if match := _USAGE.match(data, place):
+            start = match.end()
+            with suppress(ValueError, RecursionError):
+                told = _DECODER.raw_decode(data[start : start + _OBJECT].decode("utf-8", "replace"))[0]
+                if (usage := _usage(told)) is not None:
+                    yield usage
+        place = data.rfind(_KEY, 0, place) if last else data.find(_KEY, place + 1)
 
 
 def _outermost(body: bytes) -> Usage | None:
@@ -120,8 +122,7 @@ def _usage(told: Any) -> Usage | None:
     read, written = _count(told, "prompt_tokens"), _count(told, "completion_tokens")
     if read is None and written is None:
         read, written = _count(told, "input_tokens"), _count(told, "output_tokens")
-        cached = [_count(told, f"cache_{how}_input_tokens") or 0 for how in ("creation", "read")]
-        read = read + sum(cached) if read is not None else None
+        read = read + sum(_count(told, name) or 0 for name in _CACHED) if read is not None else None
     return Usage(read, written) if read is not None or written is not None else None
 
 
