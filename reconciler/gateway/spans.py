@@ -8,6 +8,7 @@ targets are told of it.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+CLOSE_SECONDS = 2.0
 _DOES = {"chat/completions": "chat", "messages": "chat", "responses": "chat", "completions": "text_completion",
          "embeddings": "embeddings"}  # fmt: skip
 
@@ -73,8 +75,10 @@ class Spans:
         span.end()
 
     def close(self) -> None:
-        """Send what is left."""
-        self._provider.shutdown()
+        """Send what is left; where the collector does not take it in time, it is lost."""
+        sending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(CLOSE_SECONDS)
 
 
 def spans() -> Spans | None:
@@ -90,6 +94,8 @@ def spans() -> Spans | None:
         log("warning", "no-spans", reason="opentelemetry is not installed; install reconciler[otel]")
         return None
     named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "reconciler-gateway"}
-    provider = TracerProvider(resource=Resource.create({**named, "service.version": __version__}))
+    provider = TracerProvider(
+        resource=Resource.create({**named, "service.version": __version__}), shutdown_on_exit=False
+    )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=5)))
     return Spans(provider, provider.get_tracer("reconciler.gateway", __version__))
