@@ -18,6 +18,7 @@ TAIL = 8192  # bytes of its end
 MOST = 10**9  # tokens of one answer: a larger number is nonsense
 _KEY = b'"usage"'
 _USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
+_TIMINGS = b'"timings":'
 _OBJECT = 2048  # bytes that such an object takes at most
 _CACHED = ("cache_creation_input_tokens", "cache_read_input_tokens")
 _DECODER = json.JSONDecoder()
@@ -75,7 +76,7 @@ class Meter:
         if not self._lost:
             head = tail = head + tail
         if self.streamed:
-            return _streamed(head, tail)
+            return _streamed(head, tail) or _timed(tail)
         if not self._lost and tail.count(_KEY) > 1:
             return _outermost(tail)
         return next(_told(tail), None) or (next(_told(head), None) if self._lost else None)
@@ -91,6 +92,22 @@ def _streamed(head: bytes, tail: bytes) -> Usage | None:
         return last or begun
     known = [count for count in (begun.read, last.read) if count is not None]
     return Usage(max(known, default=None), begun.written if last.written is None else last.written)
+
+
+def _timed(tail: bytes) -> Usage | None:
+    """A llama-server's last event says what it has timed, also where its usage was not asked for."""
+    place = tail.rfind(_TIMINGS)
+    if place < 0:
+        return None
+    try:
+        text = tail[place + len(_TIMINGS) :][:_OBJECT].decode("utf-8", "replace")
+        told = _DECODER.raw_decode(text)[0]
+    except (ValueError, RecursionError):
+        return None
+    fresh = _count(told, "prompt_n")
+    read = fresh + (_count(told, "cache_n") or 0) if fresh is not None else None
+    written = _count(told, "predicted_n")
+    return Usage(read, written) if read is not None or written is not None else None
 
 
 def _told(data: bytes, *, last: bool = True) -> Iterator[Usage]:
@@ -126,8 +143,8 @@ def _usage(told: Any) -> Usage | None:
     return Usage(read, written) if read is not None or written is not None else None
 
 
-def _count(told: dict[str, Any], name: str) -> int | None:
-    value = told.get(name)
+def _count(told: Any, name: str) -> int | None:
+    value = told.get(name) if isinstance(told, dict) else None
     return value if type(value) is int and 0 <= value <= MOST else None
 
 

@@ -6,8 +6,10 @@ import asyncio
 import hashlib
 import itertools
 import json
+import re
 from asyncio import StreamWriter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -15,6 +17,7 @@ import pytest
 
 from reconciler.gateway.usage import HEAD, TAIL, Meter, Usage, WithoutUsage
 from tests.gateway.harness import CLIENT_KEY, EVENTS_HEAD, Asked, Gateway, chunk, model, provider, stub, target
+from tests.gateway.test_engine import KEY, run_engine
 from tests.support.fake_provider import (
     FakeProvider,
     Reply,
@@ -27,6 +30,8 @@ from tests.support.fake_provider import (
     response_document,
     response_events,
 )
+from tests.support.processes import wait_until
+from tests.support.tiny_gguf import tiny_gguf
 
 SAID = Reply("word " * 40, prompt_tokens=23, cached_tokens=5, completion_tokens=41)
 LONG = Reply("x" * 60_000, prompt_tokens=23, cached_tokens=5, completion_tokens=41)
@@ -77,6 +82,17 @@ def test_what_a_model_writes_is_not_taken_for_usage() -> None:
             assert heard(data, size) == TOLD, kind
     before = {"usage": {"input_tokens": 23, "output_tokens": 41}, "content": [{"input": json.loads(fake)}]}
     assert heard(json.dumps(before).encode(), 100) == TOLD
+
+
+def test_what_a_llama_server_has_timed_counts_where_it_tells_no_usage() -> None:
+    plain = b"".join(chat_events(SAID, "m", Way(), False))
+    timed = plain.replace(b"data: [DONE]", b'data: {"choices":[],"timings":{"cache_n":5,"prompt_n":1,"predicted_n":3}}')
+    assert heard(timed, 100) == Usage(6, 3)
+    told = b"".join(chat_events(SAID, "m", Way(), True))
+    both = told.replace(b"data: [DONE]", b'data: {"timings":{"prompt_n":1,"predicted_n":3}}')
+    assert heard(both, 100) == TOLD
+    for odd in (b"[]", b"7", b"{", b'{"prompt_n":-1}'):
+        assert heard(plain + b'data: {"timings":%b}' % odd, 100) is None
 
 
 def test_a_stream_that_broke_off_has_told_what_it_read() -> None:
@@ -148,6 +164,45 @@ async def test_every_answer_is_taken_from_the_budget(
     assert 1000 < int(shut.headers["retry-after"]) <= 29 * 36, "28 overdrawn and one more, at 36 s each"
     assert "100 tokens" in shut.text
     assert len(fake.asked) == 2
+
+
+async def test_every_answer_of_a_real_engine_is_counted(gateway: Gateway, tmp_path: Path) -> None:
+    engine = run_engine(tiny_gguf(tmp_path / "chat.gguf", reply="a b c", ctx=4096), "chat")
+    try:
+        await asyncio.to_thread(wait_until, lambda: engine.get("/health"), timeout=30, message="the engine is ready")
+        gateway.use({"chat": model(target(engine.port, key=KEY))})
+        before = await tokens(gateway)
+        whole = await ask(gateway, "/chat/completions", model="chat")
+        used = whole.json()["usage"]
+        once = [used["prompt_tokens"], used["completion_tokens"]]
+        assert await tokens(gateway) == [before[0] + once[0], before[1] + once[1]]
+        for path, stream in itertools.product(("/chat/completions", "/messages"), (False, True)):
+            before = await tokens(gateway)
+            assert (await ask(gateway, path, model="chat", stream=stream)).status_code == 200
+            assert await tokens(gateway) == [before[0] + once[0], before[1] + once[1]], (path, stream)
+        for path, more in (
+            ("/responses", {"stream": True}),
+            ("/responses", {}),
+            ("/completions", {"stream": True, "prompt": "x"}),
+        ):
+            before = await tokens(gateway)
+            assert (await ask(gateway, path, model="chat", **more)).status_code == 200
+            after = await tokens(gateway)
+            assert after[0] > before[0], path
+            assert after[1] > before[1], path
+    finally:
+        engine.process.kill()
+        engine.process.wait()
+
+
+async def tokens(gateway: Gateway) -> list[int]:
+    """What all that is served as "chat" has taken: read, and written."""
+    async with httpx2.AsyncClient(base_url=gateway.base) as client:
+        text = (await client.get("/metrics")).text
+    lines = [line for line in text.splitlines() if re.match(r'reconciler_tokens_total\{.*model="chat"', line)]
+    return [
+        sum(int(float(line.split()[-1])) for line in lines if f'direction="{way}"' in line) for way in ("in", "out")
+    ]
 
 
 async def test_a_stream_without_usage_is_asked_for_it_and_the_client_does_not_see_it(
