@@ -29,7 +29,7 @@ def command(place: Place, ref: tuple[str, ...], follow: bool, lines: int, since:
     for name, path in found.items():
         for line in history(path, lines, time.time() - since if since else 0.0):
             _print(heads[name], line.encode() + b"\n")
-    if "gateway/main" in found and place.layout().access.exists():
+    if not follow and "gateway/main" in found and place.layout().access.exists():
         click.echo("requests, one JSON line each: `reconcile logs gateway/access`", err=True)
     if follow:
         _follow(heads, followers)

@@ -61,7 +61,9 @@ async def test_one_line_for_each_request(make_gateway: MakeGateway, tmp_path: Pa
         shown = {"Authorization": f"Bearer {CLIENT_KEY}", "x-request-id": "mine-1"}
         body = {"model": "far/small", "messages": [{"role": "user", "content": SAID}]}
         before = datetime.now(UTC)
-        async with httpx2.AsyncClient(base_url=gateway.base, timeout=10) as client:
+        # A stream that broke ends its connection, which a client may have begun to use again.
+        once = httpx2.Limits(max_keepalive_connections=0)
+        async with httpx2.AsyncClient(base_url=gateway.base, timeout=10, limits=once) as client:
 
             async def post(**changes: Any) -> httpx2.Response:
                 return await client.post("/v1/chat/completions", json=body | changes, headers=shown)
@@ -169,3 +171,33 @@ def test_the_log_is_bounded(tmp_path: Path) -> None:
     assert len(history(path, 5)) == 5
     assert history(path, 0, since=4e9) == []
     assert len(history(path, 0, since=1e9)) == len(ids)
+
+
+async def test_a_key_is_found_nowhere(make_gateway: MakeGateway, tmp_path: Path) -> None:
+    """The client's, the provider's and the engine's, wherever they are sent: in nothing that the gateway tells."""
+    path = tmp_path / "access.jsonl"
+    gateway = make_gateway("--access", str(path))
+    gateway.start()
+    keys = [{"name": "ci", "sha256": hashlib.sha256(CLIENT_KEY.encode()).hexdigest()}]
+    told: list[str] = []
+    with FakeProvider(keys=(PROVIDER_KEY,), models=("small",)) as fake:
+        far = provider(fake.url, ["small"])
+        models = {"chat": model(target(1, key=SESSION_KEY))}
+        gateway.write(gateway.routes(models, providers={"far": far}, api_keys=keys))
+        gateway.reload({"far": {"keys": ["sk-wrong-canary-9", PROVIDER_KEY]}})
+        async with httpx2.AsyncClient(base_url=gateway.base, timeout=10) as client:
+            for header in ("authorization", "x-api-key"):
+                for key in (CLIENT_KEY, "sk-client-canary-bad", PROVIDER_KEY):
+                    shown = {header: f"Bearer {key}" if header == "authorization" else key, "cookie": f"k={key}"}
+                    for name in ("far/small", "chat", "nobody"):
+                        body = {"model": name, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+                        for way in ("/v1/chat/completions", "/v1/messages", f"/v1/responses/none?key={key}"):
+                            told.append((await client.post(way, json=body, headers=shown)).text)
+                    for way in ("/v1/models", "/v1/models/chat", "/metrics", "/health", f"/nowhere?k={key}"):
+                        told.append((await client.get(way, headers=shown)).text)
+    assert gateway.terminate() == 0
+    told += [path.read_text(), gateway.log()]
+    assert sum("reconciler_requests_total" in text for text in told) == 2
+    assert "far/small" in path.read_text()
+    for text in told:
+        assert "canary" not in text
