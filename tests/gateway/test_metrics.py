@@ -7,6 +7,7 @@ import hashlib
 import json
 from asyncio import StreamWriter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -249,3 +250,32 @@ def test_names_as_labels() -> None:
         "chat", "default", "smart", "gpt-4*", "gpt-*", "far/m", "far/*", "near/m", "unknown", "unknown", "unknown",
         "gpt-*",
     ]  # fmt: skip
+
+
+async def test_who_waits_for_a_model_is_counted(make_gateway: MakeGateway, tmp_path: Path) -> None:
+    asked = asyncio.Event()
+
+    async def never_ready(reader: asyncio.StreamReader, writer: StreamWriter) -> None:
+        await reader.readline()
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    controller = await asyncio.start_unix_server(never_ready, tmp_path / "c.sock")
+    gateway = make_gateway("--controller", str(tmp_path / "c.sock"))
+    gateway.start()
+    gateway.use({"chat": {**model(None), "on_demand": True}}, api_keys=keys())
+    waiting = [asyncio.create_task(ask(gateway, "chat")) for _ in range(2)]
+    try:
+        await asked.wait()
+        await asyncio.to_thread(wait_until, lambda: gateway.state()["waiting"] == {"chat": 2})
+        assert value((await scraped(gateway))[1], "reconciler_waiting", model="chat") == 2
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        controller.close()
+    await asyncio.to_thread(wait_until, lambda: not gateway.state()["waiting"])
+    got = (await scraped(gateway))[1]
+    assert value(got, "reconciler_waiting") == 0
+    assert value(got, "reconciler_requests_total", model="chat", status="none") == 2, "they left without an answer"
