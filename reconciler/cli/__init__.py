@@ -22,6 +22,7 @@ VERBS = {
     "why": "Tell the chain of events that led to how a resource is now.",
     "events": "Show what happened.",
     "logs": "Show the log of a resource.",
+    "tap": "Watch requests to a model and their answers as they go by.",
     "history": "List the generations: every manifest that was applied.",
     "diff": "Show what differs between generations, or from the manifest as it is. Exit code 2 when something does.",
     "rollback": "Go back to an earlier generation; it stays until the manifest changes.",

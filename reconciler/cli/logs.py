@@ -29,14 +29,17 @@ def command(place: Place, ref: tuple[str, ...], follow: bool, lines: int, since:
     for name, path in found.items():
         for line in history(path, lines, time.time() - since if since else 0.0):
             _print(heads[name], line.encode() + b"\n")
+    if not follow and "gateway/main" in found and place.layout().access.exists():
+        click.echo("requests, one JSON line each: `reconcile logs gateway/access`", err=True)
     if follow:
         _follow(heads, followers)
 
 
 def _find(layout: Layout, ref: str) -> tuple[str, Path]:
-    """`server/chat`, `chat`, `gateway` or `controller` → its name and log file."""
+    """`server/chat`, `chat`, `gateway`, `gateway/access` or `controller` → its name and log file."""
     folder = layout.root / "logs"
-    names = {str(p.relative_to(folder))[: -len(".log")]: p for p in sorted(folder.rglob("*.log"))}
+    found = sorted([*folder.rglob("*.log"), *folder.rglob("*.jsonl")])
+    names = {str(p.relative_to(folder).with_suffix("")): p for p in found}
     for name in (ref, f"server/{ref}", f"{ref}/main"):
         if name in names:
             return name, names[name]

@@ -19,6 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--socket", type=Path, required=True, help="unix socket for the controller")
     parser.add_argument("--controller", type=Path, help="unix socket of the controller, who loads models on demand")
     parser.add_argument("--kept", type=Path, help="folder for answers that are gone on from; else none is kept")
+    parser.add_argument("--access", type=Path, help="file for one JSON line a request; else none is written")
     parser.add_argument(
         "--drain-seconds", type=float, default=10.0, help="how long running replies may go on at the end"
     )
@@ -31,7 +32,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         asyncio.run(
             server.serve(
-                arguments.routes, arguments.socket, arguments.controller, arguments.kept, arguments.drain_seconds
+                arguments.routes,
+                arguments.socket,
+                arguments.controller,
+                arguments.kept,
+                arguments.drain_seconds,
+                arguments.access,
             )
         )
     except server.CannotStart as error:

@@ -16,13 +16,26 @@ from pathlib import Path
 from aiohttp import web
 
 from reconciler.gateway.errors import Refusal
+from reconciler.gateway.tap import Taps
 
 
 class ControlServer(web.Server):
-    """`GET /state` and `POST /reload`, both answered with the state. A reload may bring `{"secrets": …}`."""
+    """`GET /state` and `POST /reload`, both answered with the state. A reload may bring `{"secrets": …}`.
 
-    def __init__(self, state: Callable[[], dict[str, object]], reload: Callable[[object], None]) -> None:
-        super().__init__(self._handle, access_log=None)
+    `GET /tap?model=NAME` answers with JSON lines until the caller leaves; with `&bodies=0` without what was said.
+    `check` raises `Refusal` for a name that nobody can ask for.
+    """
+
+    def __init__(
+        self,
+        state: Callable[[], dict[str, object]],
+        reload: Callable[[object], None],
+        taps: Taps,
+        check: Callable[[str], None],
+    ) -> None:
+        super().__init__(self._handle, access_log=None, handler_cancellation=True)
+        self._taps = taps
+        self._check = check
         self._state = state
         self._reload = reload
 
@@ -37,10 +50,26 @@ class ControlServer(web.Server):
                 except ValueError as error:
                     refusal = Refusal(400, str(error), code="bad_reload")
                     return web.Response(status=400, body=refusal.body(), content_type="application/json")
+            case ("GET", _) if request.path == "/tap":
+                return await self._tap(request)
             case _:
-                refusal = Refusal(404, "GET /state and POST /reload are all there is", code="not_found")
+                refusal = Refusal(404, "GET /state, GET /tap and POST /reload are all there is", code="not_found")
                 return web.Response(status=404, body=refusal.body(), content_type="application/json")
         return web.Response(body=json.dumps(self._state()).encode(), content_type="application/json")
+
+    async def _tap(self, request: web.BaseRequest) -> web.StreamResponse:
+        name, bodies = request.query.get("model", ""), request.query.get("bodies") != "0"
+        try:
+            self._check(name)
+            with self._taps.listening(name, bodies=bodies) as tap:
+                response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+                await response.prepare(request)
+                async for line in tap.lines():
+                    await response.write(line)
+                return response
+        except (Refusal, ValueError) as error:
+            refusal = error if isinstance(error, Refusal) else Refusal(429, str(error), code="too_many_taps")
+            return web.Response(status=refusal.status, body=refusal.body(), content_type="application/json")
 
 
 class ControlSocket:

@@ -81,6 +81,12 @@ def not_allowed(name: str, key: str) -> Refusal:
     return Refusal(403, text, kind="permission_error", param="model", code="model_not_allowed")
 
 
+def not_for_all(key: str) -> Refusal:
+    """403 for a key that may ask for some models only, and so may not see what is said of all."""
+    text = f"The key '{key}' may ask for some models only; metrics tell of all"
+    return Refusal(403, text, kind="permission_error", code="metrics_not_allowed")
+
+
 def too_many_requests(what: str, seconds: float) -> Refusal:
     """429 for a key that has used up what it may; `seconds` until it may ask again."""
     headers = {"Retry-After": str(max(1, ceil(seconds)))}

@@ -26,12 +26,14 @@ from reconciler.gateway.live import LiveRoutes, Secrets
 from reconciler.gateway.loader import Loader
 from reconciler.gateway.log import log
 from reconciler.gateway.match import Candidate, Match, match
+from reconciler.gateway.metrics import known_as
 from reconciler.gateway.operations import Operation
 from reconciler.gateway.proxy import Call, Failure, Proxy
 from reconciler.gateway.reply import JSON, Reply
 from reconciler.gateway.responses_store import ResponsesStore
 from reconciler.gateway.routes import ApiKey, Limits, Target
 from reconciler.gateway.turns import Turns
+from reconciler.gateway.usage import wants_usage, with_usage
 
 LOADS = 8  # times that a request has its model loaded
 SAY_EVERY = 5.0  # seconds between two comments in a stream that waits for its model
@@ -90,7 +92,21 @@ class Exchange:
                     return
             else:
                 return
+            reply.record.fallback(_label(candidate), trouble)
             log("warning", "next-target", model=asked.name, after=_label(candidate), trouble=trouble)
+
+    def cooling(self) -> dict[str, float]:
+        """For how many seconds targets, and keys of providers, are passed over; never which key."""
+        now, out = asyncio.get_running_loop().time(), dict[str, float]()
+        for ident, seconds in self._health.cooling(now).items():
+            target, _, rest = ident.partition(" ")
+            provider = target.removeprefix("provider/")
+            if provider != target:
+                name = known_as(self._live.routes, f"{provider}/{rest.partition(' ')[0]}")
+            else:
+                name = f"{target.partition('#')[0]}" if "/" in target else f"key/{target.partition('#')[0]}"
+            out[name] = max(seconds, out.get(name, 0.0))
+        return out
 
     def _ordered(self, found: Match) -> list[Candidate]:
         """Those who are well first; the others in the order in which they may be asked again."""
@@ -99,7 +115,10 @@ class Exchange:
 
     async def _ask(self, candidate: Candidate, asked: Asked, reply: Reply, number: int, last: bool) -> None:
         """Have one of them answer; raises `Refusal` or `Failure`, and remembers how it went."""
-        ident = _ident(candidate)
+        ident, record = _ident(candidate), reply.record
+        record.target = _label(candidate)
+        if record.copy is not None:
+            record.copy.reach(*_served_as(candidate))
         now = asyncio.get_running_loop().time
         key, priority = (asked.key.name, asked.key.priority) if asked.key is not None else ("", 0)
         try:
@@ -110,9 +129,11 @@ class Exchange:
                     await self._ask_engine(candidate, asked, reply, number, last)
         except Refusal as refusal:
             if refusal.trouble:
+                record.trouble(record.target, refusal.trouble)
                 self._health.failed(ident, now())
             raise
         except Failure as failure:
+            record.trouble(record.target, _trouble(failure.status, candidate) or "refused")
             if _trouble(failure.status, candidate):
                 self._health.failed(ident, now(), failure.retry_after)
             raise
@@ -179,6 +200,7 @@ class Exchange:
                         raise errors.target_refused_key(provider.target.label, failure.status) from None
                     raise
                 keys = keys[1:]
+                reply.record.rotation(provider.name, failure.status)
                 log("warning", "next-key", provider=provider.name, status=failure.status)
             except Refusal as refusal:
                 if not (again and refusal.trouble == "unavailable") or reply.started:
@@ -225,6 +247,14 @@ class Exchange:
         return sorted(keys, key=lambda pair: self._health.cools(pair[0], now))
 
 
+def _served_as(candidate: Candidate) -> tuple[str, ...]:
+    """Its names as clients say them."""
+    if candidate.provider is not None:
+        return (f"{candidate.provider.name}/{candidate.name}",)
+    assert candidate.model is not None
+    return (candidate.name, candidate.model.name)
+
+
 def _label(candidate: Candidate) -> str:
     if candidate.provider is not None:
         return f"provider/{candidate.provider.name}"
@@ -252,6 +282,7 @@ def _tell(failure: Failure, asked: Asked, reply: Reply) -> None:
     """The target's own error, in the client's dialect."""
     status, body = bridges.error(failure.status, failure.body, asked.operation.dialect, asked.request_id)
     headers = failure.headers if body is failure.body else JSON + _without_type(failure.headers)
+    reply.record.broke = "upstream_error"
     reply.whole(status, headers, body)
 
 
@@ -294,7 +325,9 @@ def _call(
         told.append(b"x-reconciler-attempts: %d\r\n" % number)
     if way.ignored:
         told.append(b"x-reconciler-ignored: %b\r\n" % ", ".join(way.ignored).encode("ascii", "replace")[:1000])
-    body = asked.body if way.document is asked.document else payload.encoded(way.document)
+    hide = way.bridge is None and _hides_usage(asked, candidate, target, way)
+    sent = with_usage(way.document) if hide else way.document
+    body = asked.body if sent is asked.document else payload.encoded(sent)
     streamed = None
     if not target.provider and target.model is None and way.bridge is None:  # a llama-server
         streamed = gather.as_stream(way.path, way.document, body)
@@ -311,4 +344,14 @@ def _call(
         bridge=way.bridge,
         told=b"".join(told),
         early=early and candidate.provider is None,
+        hide_usage=hide,
     )
+
+
+def _hides_usage(asked: Asked, candidate: Candidate, target: Target, way: bridges.Way) -> bool:
+    """Whether a stream has to tell its usage for the sake of the key's budget alone."""
+    if not asked.streamed or asked.key is None or asked.key.tokens is None or not target.quirks.stream_options:
+        return False
+    if "stream_options" in candidate.rewrite.strip:
+        return False
+    return way.path in ("/chat/completions", "/completions") and not wants_usage(way.document)

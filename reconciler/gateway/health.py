@@ -43,6 +43,10 @@ class Health:
         record = self._records.get(name)
         return max(0.0, record.until - now) if record is not None else 0.0
 
+    def cooling(self, now: float) -> dict[str, float]:
+        """Seconds for which each one is passed over that is."""
+        return {name: record.until - now for name, record in self._records.items() if record.until > now}
+
     def _forget(self, now: float) -> None:
         """Those that may be asked again anyway; the oldest where all are left alone."""
         self._records = {name: record for name, record in self._records.items() if record.until > now}

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from math import inf
 from typing import Any
@@ -20,6 +21,7 @@ from aiohttp.streams import StreamReader
 from reconciler.gateway import errors
 from reconciler.gateway.errors import Refusal
 from reconciler.gateway.log import log
+from reconciler.gateway.record import GONE, Record
 from reconciler.gateway.reply import JSON, Reply
 from reconciler.gateway.routes import Limits
 
@@ -29,6 +31,7 @@ _TOO_SLOW = Refusal(408, "The request did not arrive in time", code="request_tim
 _CROWDED = Refusal(503, "Too many connections", kind=errors.OURS, code="too_many_connections", close=True)
 
 Answer = Callable[[web.BaseRequest, Reply], Awaitable[None]]
+Done = Callable[[Record, float], None]
 
 
 class _Answered(web.StreamResponse):
@@ -52,6 +55,7 @@ class ClientConnection(web.RequestHandler):
         super().__init__(listener, **options)
         self.listener = listener
         self.busy = False
+        self.address = ""
         self.deadline = inf
         self.body: StreamReader | None = None
         self._began = False
@@ -65,6 +69,8 @@ class ClientConnection(web.RequestHandler):
             transport.close()
             return
         self.deadline = self._loop.time() + self.listener.limits().header_seconds
+        peer = transport.get_extra_info("peername")
+        self.address = str(peer[0]) if peer else ""
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -124,13 +130,17 @@ class ClientConnection(web.RequestHandler):
 
 
 class Listener(web.Server):
-    """Makes connections, runs `answer` for each request, and turns whatever goes wrong there into a response."""
+    """Makes connections, runs `answer` for each request, and turns whatever goes wrong there into a response.
 
-    def __init__(self, answer: Answer, limits: Callable[[], Limits]) -> None:
+    Each of `done` is told of every request that is over, and how many seconds it took.
+    """
+
+    def __init__(self, answer: Answer, limits: Callable[[], Limits], done: Sequence[Done] = ()) -> None:
         super().__init__(self._handle, handler_cancellation=True)
         self.limits = limits
         self.draining = False
         self._answer = answer
+        self._done = done
         self._request_ids = count(1)
         self._request_prefix = os.urandom(6).hex()
         self._kept, self._closed = _Answered(True), _Answered(False)
@@ -146,7 +156,12 @@ class Listener(web.Server):
 
     @property
     def busy(self) -> bool:
-        return any(c.busy for c in self.connections if isinstance(c, ClientConnection))
+        return self.running > 0
+
+    @property
+    def running(self) -> int:
+        """Requests that are being answered."""
+        return sum(c.busy for c in self.connections if isinstance(c, ClientConnection))
 
     def tick(self, now: float) -> None:
         """Once or more a second, in loop time: enforce deadlines."""
@@ -171,20 +186,30 @@ class Listener(web.Server):
         connection = request.protocol
         assert isinstance(connection, ClientConnection)
         connection.begin_reply()
-        reply = Reply(request, self._request_id(request), keep_alive=not self.draining)
+        record = Record(self._request_id(request), connection.address)
+        reply = Reply(request, record, keep_alive=not self.draining)
         try:
             await self._answer(request, reply)
         except Refusal as refusal:
+            record.broke = refusal.code or "refused"
             _refuse(reply, refusal)
         except ConnectionError:
+            record.broke = GONE
             reply.abort()
+        except asyncio.CancelledError:
+            record.broke = "stopped" if self.draining else GONE
+            raise
         except Exception as error:  # noqa: BLE001 - a bug of ours must reach the client as a JSON 500, and the log
             log("error", "bug", error=type(error).__name__, at=_place(error))
+            record.broke = "internal_error"
             _refuse(
                 reply, Refusal(500, "The gateway failed; its log says where", kind=errors.OURS, code="internal_error")
             )
         finally:
             connection.end_reply()
+            seconds = time.perf_counter() - record.began
+            for done in self._done:
+                done(record, seconds)
         return self._kept if reply.keep_alive else self._closed
 
     def _request_id(self, request: web.BaseRequest) -> str:

@@ -70,6 +70,10 @@ class LiveRoutes:
         self.secrets_digest = ""
         self._stamp = self._look()
         self.error: str | None = None
+        self.reloads = {
+            "taken": 0,
+            "kept": 0,
+        }  # times that the file was read again, by whether the new routes were taken
         self.routes: Routes
         self.trust: Trust
         self._replace(path.read_bytes())
@@ -84,6 +88,11 @@ class LiveRoutes:
         self.secrets = read_secrets(raw)
         self.secrets_digest = hashlib.sha256(f"{self._salt}{canonical(raw)}".encode()).hexdigest() if raw else ""
 
+    def secret_values(self) -> list[str]:
+        """Everything that is shown to targets and must be shown to nobody else."""
+        shown = [text for one in self.secrets.values() for text in (*one.keys, *(value for _, value in one.headers))]
+        return [*shown, *(target.key for target in self.routes.targets() if target.key)]
+
     def reload(self) -> None:
         """Read the file again."""
         self._stamp = self._look()
@@ -97,6 +106,7 @@ class LiveRoutes:
             self._keep(str(error))
             return
         self.error = None
+        self.reloads["taken"] += 1
         if (before.host, before.port) != (self.routes.host, self.routes.port):
             log("warning", "listen-change-ignored", host=self.routes.host, port=self.routes.port)
         log("info", "routes-in-force", serial=self.routes.serial, digest=self.routes.digest)
@@ -108,6 +118,7 @@ class LiveRoutes:
 
     def _keep(self, error: str) -> None:
         self.error = error
+        self.reloads["kept"] += 1
         log("error", "routes-kept", serial=self.routes.serial, reason=error)
 
     def _look(self) -> Stamp | None:

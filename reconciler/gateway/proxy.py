@@ -27,6 +27,7 @@ from reconciler.gateway.pool import Pool
 from reconciler.gateway.reply import EVENTS, JSON, Reply
 from reconciler.gateway.routes import Base, Target
 from reconciler.gateway.upstream import Broken, Connection, Stalled
+from reconciler.gateway.usage import WithoutUsage
 
 HELD_LIMIT = 64 * 1024
 WHOLE_LIMIT = 256 << 20  # bytes of an answer that has to be held to be translated
@@ -53,6 +54,7 @@ class Call(NamedTuple):
     `gather`: the client wants a whole answer, and the target is asked for a stream. `told` are ready lines for the
     client's answer. `early`: nobody else could be asked, so a stream begins as soon as the target says 200.
     `before_end` is done once the bridge has the whole answer, before the client can know that it is whole.
+    `hide_usage`: the target was asked for the usage of a stream, the client has not asked for it.
     """
 
     target: Target
@@ -67,6 +69,7 @@ class Call(NamedTuple):
     told: bytes = b""
     early: bool = True
     before_end: Callable[[], Awaitable[None]] | None = None
+    hide_usage: bool = False
 
 
 class Failure(Exception):
@@ -99,10 +102,14 @@ class Proxy:
         ident = call.target.id
         self.inflight[ident] = self.inflight.get(ident, 0) + 1
         try:
+            meter = reply.record.meter()
             connection = await self._open(call)
+            connection.heard = meter
             try:
                 await _relay(connection, call, reply)
             finally:
+                connection.heard = None
+                reply.record.count(meter)
                 connection.lane.give(connection)
         finally:
             self.used[ident] = time.time()
@@ -189,12 +196,13 @@ async def _relay(connection: Connection, call: Call, reply: Reply) -> None:
         reply.whole(connection.status, answer.headers, await connection.read(0))
         return
     try:
-        if answer.is_events and (answer.length is None or not call.early):
+        if answer.is_events and (answer.length is None or call.hide_usage or not call.early):
             await _relay_events(connection, call, answer, reply)
         else:
             await _relay_body(connection, call, answer, reply)
     except (Broken, Stalled) as error:
         log("warning", "upstream-cut", target=target.label, reason=error)
+        _note(reply, call, "upstream_cut")
         reply.abort()
 
 
@@ -294,6 +302,7 @@ async def _relay_translated(connection: Connection, call: Call, bridge: Bridge, 
         if not begun:
             raise refusal from None
         log("warning", "stream-broken", reason=refusal.message)
+        _note(reply, call, refusal.code)
         reply.keep_alive = False
         reply.write(bridge.broke(refusal.status, refusal.message))
     if not begun:
@@ -321,6 +330,7 @@ async def _relay_events(connection: Connection, call: Call, answer: _Answer, rep
     first, tail = b"" if call.early else await _first_events(connection, call), b""
     reply.begin(connection.status, answer.headers, None, b"")
     held = b""
+    without = WithoutUsage() if call.hide_usage else None
     try:
         data = first
         while data or (data := await connection.read(seconds)):
@@ -331,12 +341,12 @@ async def _relay_events(connection: Connection, call: Call, answer: _Answer, rep
                 held = b""
             else:
                 held, data = data[cut:], data[:cut]
-            reply.write(data)
+            reply.write(data if without is None else without.feed(data))
             tail = (tail + data)[-TAIL:] if len(data) < TAIL else data[-TAIL:]
             data = b""
             if reply.congested:
                 await reply.drain(seconds)
-        reply.write(held)
+        reply.write(held if without is None else without.feed(held))
         if not _ENDS.search(tail + held):
             raise Broken("it ended")
     except Broken as error:
@@ -368,9 +378,16 @@ async def _first_events(connection: Connection, call: Call) -> bytes:
 def _end_with_error(reply: Reply, call: Call, refusal: Refusal) -> None:
     """An event that closes whatever event was open, carries the error, and is the last: no [DONE] follows."""
     log("warning", "stream-broken", reason=refusal.message)
+    _note(reply, call, refusal.code)
     reply.keep_alive = False
     reply.write(b"\n" + refusal.event(call.dialect))
     reply.end()
+
+
+def _note(reply: Reply, call: Call, code: str | None) -> None:
+    """An answer that had begun was not brought to its end."""
+    reply.record.broke = code or "upstream_broken"
+    reply.record.trouble(call.target.label, "broken")
 
 
 def _request_head(call: Call) -> bytes:

@@ -16,6 +16,7 @@ from http import HTTPStatus
 from aiohttp import HttpVersion11, web
 
 from reconciler.gateway.errors import Refusal
+from reconciler.gateway.record import Record
 
 JSON = b"Content-Type: application/json\r\n"
 EVENTS = b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
@@ -40,18 +41,20 @@ class Reply:
         "dialect",
         "keep_alive",
         "opened",
+        "record",
         "request_id",
         "started",
     )
 
-    def __init__(self, request: web.BaseRequest, request_id: str, *, keep_alive: bool) -> None:
+    def __init__(self, request: web.BaseRequest, record: Record, *, keep_alive: bool) -> None:
         self._protocol = request.protocol
         self._transport = request.transport
         self._writer = request.writer
         self._version11 = request.version >= HttpVersion11
         self._head_only = request.method == "HEAD"
-        self._fixed = b"x-request-id: %b\r\n" % request_id.encode()
-        self.request_id = request_id
+        self._fixed = b"x-request-id: %b\r\n" % record.request_id.encode()
+        self.record = record
+        self.request_id = record.request_id
         self.dialect = "openai"
         self._chunked = False
         self.keep_alive = keep_alive and request.keep_alive
@@ -64,6 +67,7 @@ class Reply:
             self.begin(200, EVENTS, None, b"")
             self.opened = True
         self.write(b": %b\n\n" % comment)
+        self.record.first = 0.0  # nothing of the answer has come yet
 
     def whole(self, status: int, headers: bytes, body: bytes) -> None:
         """Head and body in one write; in a stream that was opened before there was an answer, its one event."""
@@ -74,6 +78,7 @@ class Reply:
             self.end()
             return
         head = self._head(status, headers, b"Content-Length: %d\r\n" % len(body))
+        self._note(body)
         self._write(head if self._head_only else head + body)
 
     def refuse(self, refusal: Refusal) -> None:
@@ -139,6 +144,7 @@ class Reply:
 
     def _head(self, status: int, headers: bytes, framing: bytes) -> bytes:
         line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        self.record.status = status
         return b"%b%b%b%b%b%b\r\n" % (line, headers, self._fixed, framing, _date_line(), self._connection_line())
 
     def _connection_line(self) -> bytes:
@@ -146,7 +152,17 @@ class Reply:
             return b"Connection: close\r\n"
         return b"" if self._version11 else b"Connection: keep-alive\r\n"
 
+    def _note(self, data: bytes) -> None:
+        """A piece of the body is about to be written."""
+        record = self.record
+        if not record.first:
+            record.first = time.perf_counter()
+        if record.copy is not None:
+            record.copy.add(data)
+
     def _frame(self, data: bytes) -> bytes:
+        if data:
+            self._note(data)
         return b"%x\r\n%b\r\n" % (len(data), data) if data and self._chunked else data
 
     def _write(self, data: bytes) -> None:
@@ -154,6 +170,7 @@ class Reply:
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has gone")
         self.started = True
+        self.record.sent += len(data)
         transport.write(data)
 
 

@@ -15,16 +15,22 @@ import time
 from pathlib import Path
 
 from reconciler import __version__
+from reconciler.gateway.access import AccessLog
 from reconciler.gateway.control import ControlServer, ControlSocket
 from reconciler.gateway.exchange import Exchange
 from reconciler.gateway.listener import Listener
 from reconciler.gateway.live import LiveRoutes
 from reconciler.gateway.loader import Loader
 from reconciler.gateway.log import log
+from reconciler.gateway.match import offered, unknown
+from reconciler.gateway.metrics import Metrics, Now, known_as
 from reconciler.gateway.pool import Pool
 from reconciler.gateway.proxy import Proxy
+from reconciler.gateway.record import Record
 from reconciler.gateway.responses_store import ResponsesStore
+from reconciler.gateway.spans import spans
 from reconciler.gateway.surface import Surface
+from reconciler.gateway.tap import Taps
 
 TICK_SECONDS = 0.25
 POLL_SECONDS = 1.0
@@ -36,11 +42,17 @@ class CannotStart(Exception):
 
 
 async def serve(
-    routes_path: Path, socket_path: Path, controller: Path | None, kept: Path | None, drain_seconds: float
+    routes_path: Path,
+    socket_path: Path,
+    controller: Path | None,
+    kept: Path | None,
+    drain_seconds: float,
+    access: Path | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then for at most `drain_seconds` what is under way; raises `CannotStart`.
 
-    `controller` is the socket of who loads models on demand, `kept` the folder for answers that are gone on from.
+    `controller` is the socket of who loads models on demand, `kept` the folder for answers that are gone on from,
+    `access` the file of the access log.
     """
     loop = asyncio.get_running_loop()
     live = _first_routes(routes_path, os.environ.get("RECONCILER_NONCE", ""))
@@ -48,7 +60,14 @@ async def serve(
     proxy = Proxy(pool)
     loader = Loader(controller)
     store = ResponsesStore(kept)
-    listener = Listener(Surface(live, Exchange(live, proxy, loader, store)).answer, lambda: live.routes.limits)
+    exchange, taps, traced = Exchange(live, proxy, loader, store), Taps(live.secret_values), spans()
+    metrics = Metrics(
+        lambda: Now(listener.running, _by_target(proxy.inflight), loader.waiting(), exchange.cooling(), live.reloads)
+    )
+    requests = _access_log(access)
+    done = [metrics.take, _tell_taps, *([requests.take] if requests else ()), *([traced.take] if traced else ())]
+    surface = Surface(live, exchange, metrics, taps, traced)
+    listener = Listener(surface.answer, lambda: live.routes.limits, done)
     public = await _bind_public(listener, live)
     host, port = public.sockets[0].getsockname()[:2]
     started = round(time.time(), 3)
@@ -73,7 +92,7 @@ async def serve(
             live.take(told["secrets"])
         live.reload()
 
-    control = ControlServer(state, reload)
+    control = ControlServer(state, reload, taps, lambda name: _check_name(live, name))
     try:
         control_socket = ControlSocket(socket_path)
     except OSError as error:
@@ -83,7 +102,7 @@ async def serve(
         private = await loop.create_unix_server(control, sock=control_socket.socket)
         log("info", "listening", host=host, port=port, version=__version__, serial=live.routes.serial)
         async with asyncio.TaskGroup() as tasks:
-            clock = tasks.create_task(_keep_time(loop, listener, pool, live))
+            clock = tasks.create_task(_keep_time(loop, listener, pool, live, requests))
             await _signalled(loop)
             log("info", "stopping", inflight=sum(proxy.inflight.values()))
             public.close()
@@ -95,6 +114,10 @@ async def serve(
         control_socket.remove()
         pool.close()
         store.close()
+        if requests is not None:
+            requests.close()
+        if traced is not None:
+            await asyncio.to_thread(traced.close)
     log("info", "stopped")
 
 
@@ -127,13 +150,45 @@ async def _bind_public(listener: Listener, live: LiveRoutes) -> asyncio.Server:
         raise CannotStart(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
 
 
-async def _keep_time(loop: asyncio.AbstractEventLoop, listener: Listener, pool: Pool, live: LiveRoutes) -> None:
+def _access_log(path: Path | None) -> AccessLog | None:
+    try:
+        return AccessLog(path) if path is not None else None
+    except OSError as error:
+        log("error", "no-access-log", path=path, reason=error.strerror or error)
+        return None
+
+
+def _tell_taps(record: Record, seconds: float) -> None:
+    if record.copy is not None:
+        record.copy.done(record, seconds)
+
+
+def _by_target(inflight: dict[str, int]) -> dict[str, int]:
+    """By what people call them: two processes of one server count together."""
+    out: dict[str, int] = {}
+    for ident, number in inflight.items():
+        label = ident.partition("#")[0]
+        out[label] = out.get(label, 0) + number
+    return out
+
+
+def _check_name(live: LiveRoutes, name: str) -> None:
+    """Raise `Refusal` 404 for a name that nobody is asked by."""
+    if known_as(live.routes, name) == "unknown":
+        raise unknown(name, offered(live.routes, None))
+
+
+async def _keep_time(
+    loop: asyncio.AbstractEventLoop, listener: Listener, pool: Pool, live: LiveRoutes, requests: AccessLog | None
+) -> None:
     next_poll = loop.time() + POLL_SECONDS
     while True:
         await asyncio.sleep(TICK_SECONDS)
         now = loop.time()
         pool.tick(now)
         listener.tick(now)
+        if requests is not None:
+            requests.flush()
         if now >= next_poll:
             next_poll = now + POLL_SECONDS
             live.poll()

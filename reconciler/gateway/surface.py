@@ -24,11 +24,16 @@ from reconciler.gateway.exchange import Asked, Exchange
 from reconciler.gateway.listener import read_body
 from reconciler.gateway.live import LiveRoutes
 from reconciler.gateway.match import offered, unknown
+from reconciler.gateway.metrics import TYPE as METRICS_TYPE
+from reconciler.gateway.metrics import Metrics, known_as
 from reconciler.gateway.operations import OPERATIONS, Operation
 from reconciler.gateway.quota import Quota
+from reconciler.gateway.record import Record
 from reconciler.gateway.reply import JSON, Reply
 from reconciler.gateway.responses_store import PAGE
 from reconciler.gateway.routes import ApiKey, Routes
+from reconciler.gateway.spans import Spans
+from reconciler.gateway.tap import Taps
 
 _READ = ("GET", "HEAD")
 _WRITE = ("POST",)
@@ -39,7 +44,12 @@ _ALONG = ("content-type", "accept", "anthropic-version", "anthropic-beta", "open
 class Surface:
     """Answers requests."""
 
-    def __init__(self, live: LiveRoutes, exchange: Exchange) -> None:
+    def __init__(
+        self, live: LiveRoutes, exchange: Exchange, metrics: Metrics, taps: Taps, spans: Spans | None = None
+    ) -> None:
+        self._metrics = metrics
+        self._taps = taps
+        self._spans = spans
         self._live = live
         self._exchange = exchange
         self._quota = Quota()
@@ -47,8 +57,8 @@ class Surface:
     async def answer(self, request: web.BaseRequest, reply: Reply) -> None:
         """Write the response to `reply`, or raise `Refusal`."""
         routes = self._live.routes
-        headers = request.headers
-        path = guards.check_target(request.raw_path)
+        headers, record = request.headers, reply.record
+        record.path = path = guards.check_target(request.raw_path)
         inner = path[len(routes.prefix) :] if path.startswith(routes.prefix + "/") else ""
         operation = OPERATIONS.get(inner)
         if "anthropic-version" in headers or (operation is not None and operation.dialect == "anthropic"):
@@ -57,10 +67,12 @@ class Surface:
         guards.check_origin(headers.getall("Origin", ()), self._live.trust)
         if "Upgrade" in headers and headers["Upgrade"].lower() != "h2c":  # h2c is an offer that may be ignored
             raise Refusal(400, "Only plain HTTP is spoken here", code="bad_upgrade", close=True)
+        record.operation = _named(path, inner)
         if path in ("/", "/health") and request.method in _READ:
             _json(reply, _front(routes) if path == "/" else _health(routes))
             return
         key = guards.check_key(routes.api_keys, headers.getall("Authorization", ()), headers.getall("x-api-key", ()))
+        record.key = key.name if key is not None else "none"
         if operation is not None:
             _allow(request, _WRITE)
             self._spend(key)
@@ -77,6 +89,11 @@ class Surface:
             _json(reply, model_object(entry) if reply.dialect == "anthropic" else entry)
         elif inner.startswith("/responses/") and routes.keep_responses:
             await self._kept(request, inner.removeprefix("/responses/"), key, reply)
+        elif path == "/metrics":
+            _allow(request, _READ)
+            if key is not None and key.allow is not None:
+                raise errors.not_for_all(key.name)
+            reply.whole(200, METRICS_TYPE, await self._metrics.text())
         elif path in ("/", "/health"):
             _allow(request, _READ)
         else:
@@ -135,17 +152,55 @@ class Surface:
         body = await read_body(request, routes.limits)
         document = payload.parse(body)
         payload.refuse_addresses(document)
+        self._note(reply.record, document, body, request, routes)
         asked = Asked(
             operation=operation,
             name=document["model"],
             document=document,
             body=body,
-            headers={name: headers[name] for name in _ALONG if name in headers},
+            headers=_along(headers, reply.record),
             query=request.raw_path.partition("?")[2],
             key=key,
             request_id=reply.request_id,
         )
-        await self._exchange.carry(asked, reply)
+        try:
+            await self._exchange.carry(asked, reply)
+        finally:
+            self._charge(key, reply.record)
+
+    def _note(
+        self, record: Record, document: dict[str, Any], body: bytes, request: web.BaseRequest, routes: Routes
+    ) -> None:
+        """What is asked for, for those who count and those who look on."""
+        record.model, record.known = document["model"], known_as(routes, document["model"])
+        record.received, record.streamed = len(body), document.get("stream") is True
+        if self._spans is not None:
+            record.span = self._spans.begin(record, request.headers)
+        if self._taps.open:
+            record.copy = self._taps.copy(record, record.path, request.headers, document, body)
+            if record.copy is not None:
+                record.copy.reach(record.model, record.known)
+
+    def _charge(self, key: ApiKey | None, record: Record) -> None:
+        """Take what the answer took from what the key may use."""
+        used = (record.read or 0) + (record.written or 0)
+        if used and key is not None and key.tokens is not None:
+            now = time.monotonic()
+            self._quota.bucket(key.name, "tokens", key.tokens, now).use(used, now)
+
+
+def _named(path: str, inner: str) -> str:
+    """What is asked for, as one of a few words."""
+    if inner in OPERATIONS:
+        return inner[1:]
+    name = (inner or path)[1:].partition("/")[0]
+    return name if name in ("models", "responses", "metrics", "health") else "other"
+
+
+def _along(headers: Mapping[str, str], record: Record) -> dict[str, str]:
+    """The client's own headers that may go along, and by which its spans are put together."""
+    out = {name: headers[name] for name in (*_ALONG, "traceparent") if name in headers}
+    return out if record.span is None else out | {"traceparent": record.span.traceparent}
 
 
 def _allow(request: web.BaseRequest, methods: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ with the clock, so waiting costs no timer. Nothing here knows about models, keys
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ class Connection(asyncio.Protocol):
         self._deadline = inf
         self._failure: Exception | None = None
         self._paused = False
+        self.heard: Callable[[bytes], None] | None = None  # is told each piece of a body as it is read
         self._reset()
 
     def _reset(self) -> None:
@@ -102,6 +104,8 @@ class Connection(asyncio.Protocol):
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._chunks = []
         self._size = 0
+        if self.heard is not None:
+            self.heard(data)
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()

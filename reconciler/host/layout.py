@@ -96,6 +96,11 @@ class Layout:
         """`server/chat` → logs/server/chat.log; `controller` → logs/controller.log."""
         return self.root / "logs" / f"{ref}.log"
 
+    @property
+    def access(self) -> Path:
+        """One line for each request to the gateway."""
+        return self.root / "logs" / "gateway" / "access.jsonl"
+
     def _socket(self, name: str) -> Path:
         """A Unix socket's path must be short; a long data root gets a private folder under the temporary one."""
         path = self.root / "run" / name

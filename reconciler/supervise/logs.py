@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 from reconciler.host import keeper
@@ -99,6 +100,7 @@ def _end(path: Path, lines: int) -> bytes:
 
 
 STAMP = re.compile(rf"(?:{MARK} )?(\d{{4}}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)")
+OF_REQUEST = re.compile(r'\{"time":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d+Z"')  # the gateway's, in UTC
 SINCE_START = re.compile(r"(\d+)\.(\d\d)\.(\d{3})\.(\d{3}) ")  # llama.cpp: minutes, seconds, ms and µs
 
 
@@ -113,6 +115,8 @@ def _after(lines: Iterable[str], since: float) -> Iterator[str]:
                 pass  # it looks like a time and is none
             else:
                 begun = now if line.startswith(MARK) else begun
+        elif match := OF_REQUEST.match(line):
+            now = datetime.fromisoformat(f"{match[1]}+00:00").timestamp()
         elif begun and (match := SINCE_START.match(line)):
             now = begun + int(match[1]) * 60 + int(match[2]) + int(match[3]) / 1000
         if now >= since:

@@ -31,6 +31,12 @@ from reconciler.supervise.logs import tail
 from reconciler.supervise.machine import Phase as Life
 
 START_BUDGET = 20.0  # seconds
+# What the gateway gets of our environment: whom to trust, and where spans are sent to.
+CARRIED = (
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+)  # fmt: skip
 GRACE = 15.0  # seconds; it gives running streams ten of them
 
 
@@ -197,6 +203,7 @@ async def _start(ref: Ref, spec: GatewaySpec, action: Action, tools: Tools) -> N
     argv = [sys.executable, "-P", "-m", "reconciler.gateway"]
     argv += ["--routes", str(tools.layout.routes), "--socket", str(socket)]
     argv += ["--controller", str(tools.layout.control_socket), "--kept", str(tools.layout.responses)]
+    argv += ["--access", str(tools.layout.access)]
 
     async def ready(identity: Identity, log: Path, log_start: int) -> None:
         try:
@@ -206,8 +213,11 @@ async def _start(ref: Ref, spec: GatewaySpec, action: Action, tools: Tools) -> N
                 raise _port_fault(spec, why) from fault
             raise
 
-    trusted = {name: os.environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if name in os.environ}
-    launch = Launch(ref, spec.listening, argv, trusted, spec.host, spec.port, {}, nonce, "", ready)
+    trusted = {name: os.environ[name] for name in CARRIED if name in os.environ}
+    told = os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", "")  # they may hold a token
+    launch = Launch(
+        ref, spec.listening, argv, trusted, spec.host, spec.port, {}, nonce, "", ready, hidden=(told,) if told else ()
+    )
     await start(launch, tools)
 
 
