@@ -19,7 +19,7 @@ from reconciler.dialects.errors import Error, anthropic_error
 from reconciler.dialects.kept import Kept
 from reconciler.dialects.mend import FixedMessages, check_messages, fix_error, fix_message, for_anthropic, for_local
 from reconciler.dialects.messages_on_chat import MessagesOnChat
-from reconciler.dialects.responses_fix import ResponsesFix
+from reconciler.dialects.responses_fix import ResponsesFix, fits
 from reconciler.dialects.responses_on_chat import ResponsesOnChat
 from reconciler.gateway import errors
 from reconciler.gateway.operations import Operation
@@ -98,11 +98,8 @@ def _straight(
 def _responses(
     document: dict[str, Any], target: Target, remembered: Remembered, request_id: str, context: int | None
 ) -> ResponsesFix | ResponsesOnChat:
-    """A llama-server answers them itself, but for structured text and tools that are not functions."""
-    tools = document.get("tools")
-    plain = not isinstance(tools, list) or all(isinstance(t, dict) and t.get("type") == "function" for t in tools)
-    text = document.get("text")
-    if plain and not (isinstance(text, dict) and text.get("format")):
+    """A llama-server answers them itself, but for what it would leave undone without a word."""
+    if fits(document):
         return ResponsesFix(
             document, request_id, remembered.history, referred=remembered.referred, context=context, clock=time.time
         )

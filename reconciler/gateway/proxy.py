@@ -41,7 +41,7 @@ ERROR_LIMIT = 1 << 20  # bytes of an error that are read
 _PASSED = frozenset(
     (
         b"content-type", b"content-encoding", b"cache-control", b"retry-after", b"retry-after-ms", b"x-should-retry",
-        b"openai-processing-ms", b"openai-version", b"request-id",
+        b"openai-processing-ms", b"openai-version", b"request-id", b"x-accel-buffering",
     )
 )  # fmt: skip
 _PASSED_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-")

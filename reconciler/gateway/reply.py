@@ -18,7 +18,8 @@ from aiohttp import HttpVersion11, web
 from reconciler.gateway.errors import Refusal
 
 JSON = b"Content-Type: application/json\r\n"
-EVENTS = b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
+# An nginx in front would hold events back until it has a buffer full of them.
+EVENTS = b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
