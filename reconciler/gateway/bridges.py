@@ -149,6 +149,7 @@ class MendedMessages:
         self.failed: tuple[int, bytes] | None = None
         self._request_id = request_id
         self._stream = FixedMessages(request_id)
+        self._closed = True  # whether what was said last is a whole event
 
     def whole(self, status: int, body: bytes) -> tuple[int, bytes]:
         """As `Bridge`."""
@@ -156,7 +157,10 @@ class MendedMessages:
 
     def feed(self, data: bytes) -> bytes:
         """As `Bridge`."""
-        return self._stream.feed(data)
+        said = self._stream.feed(data)
+        if said:
+            self._closed = said.endswith((b"\n\n", b"\n\r\n"))
+        return said
 
     def end(self) -> bytes:
         """As `Bridge`."""
@@ -164,7 +168,8 @@ class MendedMessages:
 
     def broke(self, status: int, message: str) -> bytes:
         """As `Bridge`."""
-        return b"\nevent: error\ndata: %b\n\n" % anthropic_error(Error(status, "", message), self._request_id)
+        told = anthropic_error(Error(status, "", message), self._request_id)
+        return b"%bevent: error\ndata: %b\n\n" % (b"" if self._closed else b"\n\n", told)
 
 
 __all__ = ["MendedMessages", "Remembered", "Unmappable", "Way", "error", "way"]

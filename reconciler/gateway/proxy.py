@@ -340,9 +340,9 @@ async def _relay_events(connection: Connection, call: Call, answer: _Answer, rep
         if not _ENDS.search(tail + held):
             raise Broken("it ended")
     except Broken as error:
-        _end_with_error(reply, call, errors.target_broke(label, f"{error} in the middle of the stream"))
+        _end_with_error(reply, call, errors.target_broke(label, f"{error} in the middle of the stream"), tail)
     except Stalled:
-        _end_with_error(reply, call, errors.target_silent(label, seconds))
+        _end_with_error(reply, call, errors.target_silent(label, seconds), tail)
     else:
         reply.end()
 
@@ -365,11 +365,12 @@ async def _first_events(connection: Connection, call: Call) -> bytes:
     return data
 
 
-def _end_with_error(reply: Reply, call: Call, refusal: Refusal) -> None:
-    """An event that closes whatever event was open, carries the error, and is the last: no [DONE] follows."""
+def _end_with_error(reply: Reply, call: Call, refusal: Refusal, tail: bytes) -> None:
+    """Closes whatever event was open after `tail`, and the last one carries the error: no [DONE] follows."""
     log("warning", "stream-broken", reason=refusal.message)
     reply.keep_alive = False
-    reply.write(b"\n" + refusal.event(call.dialect))
+    closed = not tail or tail.endswith((b"\n\n", b"\n\r\n"))
+    reply.write((b"" if closed else b"\n" if tail.endswith(b"\n") else b"\n\n") + refusal.event(call.dialect))
     reply.end()
 
 

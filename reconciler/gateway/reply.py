@@ -140,6 +140,8 @@ class Reply:
 
     def _head(self, status: int, headers: bytes, framing: bytes) -> bytes:
         line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        if self.dialect == "anthropic" and b"request-id: " not in headers:  # where Anthropic's clients look for it
+            headers += b"request-id: %b\r\n" % self.request_id.encode()
         return b"%b%b%b%b%b%b\r\n" % (line, headers, self._fixed, framing, _date_line(), self._connection_line())
 
     def _connection_line(self) -> bytes:

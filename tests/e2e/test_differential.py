@@ -201,6 +201,7 @@ KNOWN: list[Known] = [
     Known('/messages {"messages": "nonsense"', _EVERYTHING, "Refused there, answered by the engine."),
     Known('/messages {"messages": []', _EVERYTHING, "Refused there, answered by the engine."),
     Known('/messages {"messages": [{"role": "user", "content": "hello"}]}', _EVERYTHING, "A limit is required there."),
+    Known("/messages", "header request-id", "Anthropic's clients look for the request's name there.", True),
     Known("/messages", r"body\.(type|request_id|error\..*)", "Errors have the envelope of Anthropic's dialect."),
     Known(
         '/messages {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 40, "stop_sequences": ["tiny"]',
