@@ -28,6 +28,7 @@ HELD_LIMIT = 1 << 20
 """Bytes of an event that are held until it is whole; a longer one passes unseen."""
 _ID = re.compile(rb'("id"\s*:\s*")chatcmpl-')
 _STOPPED = re.compile(rb'("stop_reason"\s*:\s*)"end_turn"(\s*,\s*"stop_sequence"\s*:\s*")')
+_LAST = re.compile(rb"event: ?(message_stop|error)\b")
 _END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
@@ -114,11 +115,12 @@ def fix_message(body: bytes) -> bytes:
 class FixedMessages:
     """A messages stream of a local engine, mended: feed it bytes cut anywhere.
 
-    Only the events that start and end the message, and errors, are changed.
+    Only the events that start and end the message, and errors, are changed. `over` once its last event has come.
     """
 
     def __init__(self, request_id: str = "") -> None:
         self._request_id = request_id
+        self.over = False
         self._held = b""
         self._started = False
 
@@ -145,6 +147,8 @@ class FixedMessages:
         if not self._started and b"message_start" in data:
             self._started = True
             return fix_message(data)
+        if _LAST.match(data):
+            self.over = True
         if data.startswith(b"event: message_delta"):
             return _STOPPED.sub(rb'\1"stop_sequence"\2', data, count=1)
         # Text that speaks of errors has its quotes escaped, so that this is not found in what a model says.
@@ -159,6 +163,7 @@ class FixedMessages:
         found = error_in(document)
         if found is None or _is_anthropic_document(document):
             return data
+        self.over = True
         return b"event: error\ndata: " + anthropic_error(from_object(0, found), self._request_id) + b"\n\n"
 
 

@@ -185,7 +185,8 @@ async def _relay(connection: Connection, call: Call, reply: Reply) -> None:
     if reply.opened and not answer.is_events:  # an answer that is no stream, in one that was opened for it
         reply.whole(connection.status, answer.headers, await _all(connection, call, WHOLE_LIMIT))
         return
-    if connection.complete and not reply.opened and (call.early or not answer.is_events):
+    # A stream without a length has to show itself that it is whole.
+    if connection.complete and not reply.opened and (not answer.is_events or (call.early and answer.length)):
         reply.whole(connection.status, answer.headers, await connection.read(0))
         return
     try:
