@@ -168,7 +168,7 @@ class ResponsesFix:
 
     def _error(self, error: Error) -> bytes:
         fields = {"code": error.code or error.type or None, "message": error.message, "param": error.param}
-        return self._write("error", {"type": "error", **fields})
+        return self._write("error", {"type": "error", **fields, "sequence_number": self._sequence})
 
     def _refused(self, error: Error) -> tuple[int, bytes]:
         return openai_status(error.status), openai_error(error)
@@ -182,6 +182,8 @@ class ResponsesFix:
             return raw if self._told else b""
         if self._numbered is None:
             self._numbered = _NUMBERED in data
+        if self._numbered:
+            self._sequence += 1
         if name.endswith(".delta"):
             return self._let_go("completed") + (raw if self._numbered else self._delta(name, data, raw))
         try:
@@ -240,6 +242,8 @@ class ResponsesFix:
         if response["status"] == "in_progress" and not self._told:
             self._head += self._write(kind, document)
             return b""
+        if response["status"] == "failed" and not self._told:
+            return self._break(from_object(0, response["error"] if isinstance(response["error"], dict) else {}))
         last = response["output"][-1]["status"] if response["output"] else "completed"
         said = self._let_go(last)
         self._over = True
