@@ -380,8 +380,9 @@ def _request_head(call: Call) -> bytes:
     lines = [f"POST {call.base.path}{call.path} HTTP/1.1", f"Host: {peer.authority}"]
     if call.key and target.auth != "none":
         lines.append(f"Authorization: Bearer {call.key}" if target.auth == "bearer" else f"{target.auth}: {call.key}")
-    own = call.headers.lower()  # a client that says which version it speaks means it
-    lines += [f"{name}: {value}" for name, value in target.headers if f"{name.lower()}:".encode() not in own]
+    if target.headers:
+        own = call.headers.lower()  # a client that says which version it speaks means it
+        lines += [f"{name}: {value}" for name, value in target.headers if f"{name.lower()}:".encode() not in own]
     head = "\r\n".join(lines).encode("utf-8", "surrogateescape")
     return b"%b\r\n%bContent-Length: %d\r\n\r\n" % (head, call.headers, len(call.body))
 
