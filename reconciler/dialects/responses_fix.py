@@ -161,6 +161,8 @@ class ResponsesFix:
     def _break(self, error: Error) -> bytes:
         """The stream is of no use: an error event, or `failed` where there was no content yet."""
         self._over = True
+        if self._numbered:
+            self._sequence -= 1  # the event that said so is not passed on
         if self._told:
             return self._let_go("completed") + self._error(error)
         self.failed = self._refused(error)

@@ -103,7 +103,7 @@ def document() -> str:
 
 
 def _counted(pair: Pair) -> str:
-    fates = [field.fate for table in pair.tables for field in table.rows.values()]
+    fates: list[str] = [field.fate for table in pair.tables for field in table.rows.values()]
     return ", ".join(f"{fates.count(fate)} {fate}" for fate in _FATES) + "."
 
 

@@ -64,6 +64,10 @@ def _responses(**more: Any) -> list[Request]:
     return _both("/responses", **{"input": "hello", "max_output_tokens": 40, **more})
 
 
+def _some(*bodies: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    return bodies
+
+
 REQUESTS: list[Request] = [
     *_chat(),
     *_chat(stream_options={"include_usage": True}),
@@ -100,7 +104,7 @@ REQUESTS: list[Request] = [
     *_both("/completions", prompt="x" * 9000, max_tokens=4),
     *[
         Request("/embeddings", {"model": "embed", **more})
-        for more in (
+        for more in _some(
             {"input": "a"},
             {"input": ["a", "b c"]},
             {"input": [1, 2]},
@@ -113,7 +117,7 @@ REQUESTS: list[Request] = [
     Request("/embeddings", {"model": "chat", "input": "a"}),
     *[
         Request("/rerank", {"model": "rank", **more})
-        for more in (
+        for more in _some(
             {"query": "a", "documents": ["a", "b c"]},
             {"query": "a", "documents": ["a", "b c", "d"], "top_n": 2},
             {"query": "a", "documents": []},

@@ -96,7 +96,9 @@ class Echo(FakeProvider):
     def _events(self, asked: Asked, way: Way) -> Any:
         number = self._said(asked)
         events = super()._events(asked, way)
-        return _renamed(events, b'"resp_1"', b'"resp_1%d"' % number) if asked.path.endswith("/responses") else events
+        if events is None or not asked.path.endswith("/responses"):
+            return events
+        return _renamed(events, b'"resp_1"', b'"resp_1%d"' % number)
 
     def _said(self, asked: Asked) -> int:
         """The question's number; what is said next answers it."""
@@ -233,6 +235,8 @@ class Client:
         asked: dict[str, Any] = {"input": f"question {number}", "store": self._random.random() < 0.5}
         tools = [{"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": False}]
         streamed, body = await self._ask("/responses", name, asked | self._maybe(stream=True, tools=tools))
+        if streamed and re.search(rb"^event: error$", body, re.MULTILINE):
+            return "broken"  # that an engine broke off is said by this event alone
         if streamed:
             said = responses_stream(body)
             if said.finish not in ("completed", "incomplete"):
@@ -287,12 +291,11 @@ class Client:
 
     async def leave(self, name: str, number: int) -> str:
         """A stream without an end is left in the middle."""
-        path, body = self._random.choice(
-            [
-                ("/chat/completions", {"messages": [{"role": "user", "content": "for ever"}]}),
-                ("/messages", {"messages": [{"role": "user", "content": "for ever"}], "max_tokens": 5}),
-            ]
-        )
+        asks: list[tuple[str, dict[str, Any]]] = [
+            ("/chat/completions", {"messages": [{"role": "user", "content": "for ever"}]}),
+            ("/messages", {"messages": [{"role": "user", "content": "for ever"}], "max_tokens": 5}),
+        ]
+        path, body = self._random.choice(asks)
         seen = 0
         stop = self._random.randrange(1, 6)
         async with self._http.stream("POST", path, json={"model": name, "stream": True, **body}) as got:
@@ -409,9 +412,9 @@ async def test_soak(world: World) -> None:
     before = world.descriptors()
     until = time.monotonic() + SECONDS
     clients = [Client(world.gateway.base, SEED + 1 + at, tally) for at in range(CLIENTS)]
-    *_, samples = await asyncio.gather(
-        *(client.run(until) for client in clients), world.happen(until), _sampled(world, until)
-    )
+    sampling = asyncio.create_task(_sampled(world, until))
+    await asyncio.gather(*(client.run(until) for client in clients), world.happen(until))
+    samples = await sampling
     print(f"\n{sum(tally.outcomes.values())} requests, {world.reloads} reloads, {world.stops} stops,", end=" ")
     print(f"slowest {tally.slowest:.1f} s, seed {SEED}: {dict(sorted(tally.outcomes.items()))}")
 
