@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STACK  := examples/quickstart/stack.yaml
 
-.PHONY: quickstart llama-server test test-fast nightly check lint format schemas bench clean
+.PHONY: quickstart llama-server test test-fast nightly soak check lint format schemas bench clean
 
 quickstart: $(VENV)/.runs
 	@$(BIN)/reconcile apply -f $(STACK)
@@ -16,17 +16,23 @@ llama-server: $(VENV)/.tests
 
 test: $(VENV)/.tests
 	$(BIN)/python -m pytest -n 4 --dist worksteal
+	RECONCILER_SOAK=20 $(BIN)/python -m pytest -s tests/gateway/soak.py
 
 test-fast: $(VENV)/.tests
 	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not slow and not e2e"
 
-# Generated histories and manifests in large numbers, ten minutes of kills, half an hour or more; the counts stand at the
+# Generated histories and manifests in large numbers, ten minutes of kills, an hour of traffic, two hours in all; the counts stand at the
 # end of each.
 nightly: $(VENV)/.tests
 	RECONCILER_NIGHTLY=1 nice -n 10 $(BIN)/python -m pytest -n 2 tests/core/test_machine.py tests/manifest/test_fuzz.py
 	RECONCILER_NIGHTLY=1 $(BIN)/python -m pytest tests/crash/test_chaos.py
+	$(MAKE) soak
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[nightly]'
 	nice -n 10 $(BIN)/python -m tests.gguf.fuzz_header --runs 2000000
+
+# The gateway under everything at once: an hour, or RECONCILER_SOAK seconds.
+soak: $(VENV)/.tests
+	nice -n 10 $(BIN)/python -m pytest -s tests/gateway/soak.py
 
 check: lint test
 

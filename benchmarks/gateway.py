@@ -1,22 +1,29 @@
-"""What the gateway costs a request and a stream, beside nginx as a plain reverse proxy to the same upstream.
+"""What the gateway costs a request and a stream, beside nginx as a plain reverse proxy, and LiteLLM, to one upstream.
 
-All of it in one run, in alternating rounds, so that whatever else the machine does meets both. Where the load
-generator's core is the limit, requests per second say less than CPU time per request does.
+All of it in one run, in alternating rounds, so that whatever else the machine does meets all. Each proxy has one
+process on one core. Where the load generator's core is the limit, requests per second say less than CPU time per
+request does.
+
+LiteLLM takes part where `python -m benchmarks.litellm` has installed it. llama-server's own router does not: it starts
+its models itself, as children of its own program, and asks nobody else, so this upstream cannot stand in for them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import re
 import shutil
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks import proxies, sse
+from benchmarks import litellm, proxies, sse
 from benchmarks.measure import Failed, call, compile_bytecode, cpu_seconds, program, resident_mib, table
 from tests.support.processes import free_port
 
@@ -46,6 +53,7 @@ QUESTION = json.dumps(
 LUA = """\
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
+wrk.headers["Authorization"] = "Bearer %s"
 wrk.body = [==[%s]==]
 done = function(summary, latency)
     local e = summary.errors
@@ -56,18 +64,37 @@ end
 """
 
 
+CLIENTS = (1, 8, 32, 128)
+SLOW_CLIENTS, SLOW_STREAMS = 32, 8  # as many as LiteLLM has been seen to bear
+
+
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way to the upstream: the port to ask, and the proxy's pid where there is one."""
+    """A way to the upstream: the port to ask, and the proxy's pid where there is one.
+
+    `whole` says whether it takes part in the whole answers; `start` is how many seconds it took to listen.
+    """
 
     name: str
     port: int
     pid: int | None
     stream_port: int
     stream_path: str
+    model: str = "stream"
+    whole: bool = True
+    slow: bool = False
+    start: float = 0.0
 
     def cpu(self) -> float:
         return cpu_seconds(self.pid) if self.pid else 0.0
+
+    @property
+    def clients(self) -> tuple[int, ...]:
+        return tuple(each for each in CLIENTS if not self.slow or each <= SLOW_CLIENTS)
+
+    @property
+    def streams(self) -> int:
+        return SLOW_STREAMS if self.slow else sse.STREAMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +114,20 @@ def run(quick: bool) -> str:
         folder = Path(name)
         ways = _start(folder, stack)
         parts = [_requests(ways, folder, rounds, seconds), _streams(ways, rounds, seconds + 1)]
-        memory = (f"{way.name} {resident_mib(way.pid):.1f} MiB" for way in ways if way.pid)
+        memory = (f"{way.name} {resident_mib(way.pid):.1f} MiB" for way in ways if way.pid and way.whole)
         parts.append(f"Resident memory after this: {', '.join(memory)}.")
+        starts = (f"{way.name} {way.start:.2f} s" for way in ways if way.pid and way.whole)
+        parts.append(f"From its start until it listens: {', '.join(starts)}.")
     return "\n\n".join(parts)
 
 
 def _start(folder: Path, stack: ExitStack) -> list[Way]:
     """Upstreams and proxies, all running."""
 
-    def start(core: int, argv: list[str], port: int) -> int:
-        return stack.enter_context(proxies.running(core, argv, port, folder / f"{port}.log"))
+    def start(core: int, argv: list[str], port: int, seconds: float = 20) -> tuple[int, float]:
+        begun = time.perf_counter()
+        log = folder / f"{port}.log"
+        return stack.enter_context(proxies.running(core, argv, port, log, seconds)), time.perf_counter() - begun
 
     whole, stream = free_port(), free_port()
     start(proxies.LOAD_CORE, [sys.executable, "-m", "benchmarks.sse", "serve", str(stream)], stream)
@@ -104,11 +135,20 @@ def _start(folder: Path, stack: ExitStack) -> list[Way]:
     if proxies.NGINX:
         start(proxies.LOAD_CORE, proxies.nginx_upstream(folder / "upstream", whole, ANSWER), whole)
         port = free_port()
-        pid = start(proxies.PROXY_CORE, proxies.nginx_proxy(folder / "nginx", port, whole, stream), port)
-        ways.append(Way("nginx", port, pid, port, "/stream/"))
+        pid, took = start(proxies.PROXY_CORE, proxies.nginx_proxy(folder / "nginx", port, whole, stream), port)
+        ways.append(Way("nginx", port, pid, port, "/stream/", start=took))
     port = free_port()
-    pid = start(proxies.PROXY_CORE, proxies.gateway(folder / "gateway", port, whole, stream), port)
-    ways.append(Way("gateway", port, pid, port, PATH))
+    pid, took = start(proxies.PROXY_CORE, proxies.gateway(folder / "gateway", port, whole, stream), port)
+    proxies.hand_over(folder / "gateway")
+    ways.append(Way("gateway", port, pid, port, PATH, start=took))
+    ways.append(
+        Way("gateway, messages on chat", port, pid, port, "/v1/messages", model="far-stream/stream", whole=False)
+    )
+    if (program := litellm.found()) is not None:
+        port = free_port()
+        argv = litellm.proxy(program, folder / "litellm", port, whole, stream)
+        pid, took = start(proxies.PROXY_CORE, argv, port, litellm.START_SECONDS)
+        ways.append(Way("LiteLLM", port, pid, port, PATH, slow=True, start=took))
     return ways
 
 
@@ -121,27 +161,47 @@ def _requests(ways: list[Way], folder: Path, rounds: int, seconds: int) -> str:
             "Whole answers: left out, because nginx (the upstream, and what is compared with) or wrk is not installed."
         )
     script = folder / "wrk.lua"
-    script.write_text(LUA % QUESTION, encoding="utf-8")
+    script.write_text(LUA % (sse.KEY, QUESTION), encoding="utf-8")
+    ways = [way for way in ways if way.whole]
     for way in ways:
+        _first(way)
         _wrk(way, 8, 1, script)  # connections and caches warm up
     rows = []
-    for clients in (1, 8, 32):
-        samples: dict[str, list[Sample]] = {way.name: [] for way in ways}
+    for clients in CLIENTS:
+        samples: dict[str, list[Sample]] = {way.name: [] for way in ways if clients in way.clients}
         for _ in range(rounds):
             for way in ways:
-                samples[way.name].append(_wrk(way, clients, seconds, script))
+                if clients in way.clients:
+                    samples[way.name].append(_wrk(way, clients, seconds, script))
         medians = {name: _median(taken) for name, taken in samples.items()}
-        for way in ways:
-            s = medians[way.name]
-            ratio, cpu = (f"{s.rate / medians['nginx'].rate:.2f}", f"{s.cpu:.0f}") if way.pid else ("–", "–")
-            rows.append([f"{clients} · {way.name}", f"{s.rate:.0f}", ratio, f"{s.p50:.2f}", f"{s.p99:.2f}", cpu])
-    text = table(["connections · way", "req/s", "× nginx", "p50 ms", "p99 ms", "proxy CPU µs/request"], rows)
+        direct = medians["direct"]
+        for name, s in medians.items():
+            row = [f"{clients} · {name}", f"{s.rate:.0f}"]
+            if name == "direct":
+                rows.append([*row, "–", f"{s.p50:.2f}", f"{s.p99:.2f}", "–", "–", "–"])
+                continue
+            added = (f"{s.p50 - direct.p50:.2f}", f"{s.p99 - direct.p99:.2f}")
+            ratio = f"{s.rate / medians['nginx'].rate:.2f}"
+            rows.append([*row, ratio, f"{s.p50:.2f}", f"{s.p99:.2f}", *added, f"{s.cpu:.0f}"])
+    head = ["connections · way", "req/s", "× nginx", "p50 ms", "p99 ms", "added p50", "added p99", "CPU µs/request"]
+    text = table(head, rows)
     sizes = f"request body {len(QUESTION)} B, answer {len(ANSWER)} B"
     return f"{text}\n\nWhole answers: {sizes}, keep-alive; medians of {rounds} alternating rounds of {seconds} s."
 
 
+def _first(way: Way) -> None:
+    """One request, however long it takes: some proxies import what they need when they need it."""
+    connection = http.client.HTTPConnection("127.0.0.1", way.port, timeout=60)
+    with contextlib.closing(connection):
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {sse.KEY}"}
+        connection.request("POST", PATH, QUESTION, headers)
+        answer = connection.getresponse()
+        if answer.status != 200:
+            raise Failed(f"{way.name} answered {answer.status}: {answer.read()[:300]!r}")
+
+
 def _wrk(way: Way, clients: int, seconds: int, script: Path) -> Sample:
-    argv = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "5s", "-s", str(script)]
+    argv = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "15s", "-s", str(script)]
     before = way.cpu()
     _, said = call(proxies.pinned(proxies.LOAD_CORE, [*argv, f"http://127.0.0.1:{way.port}{PATH}"]))
     used = way.cpu() - before
@@ -164,23 +224,24 @@ def _streams(ways: list[Way], rounds: int, seconds: int) -> str:
             samples[way.name].append(_listen(way, seconds))
     medians = {name: _median(taken) for name, taken in samples.items()}
     rows = []
+    direct = medians["direct"]
     for way in ways:
         s = medians[way.name]
-        added = (f"{s.p50 - medians['direct'].p50:.3f}", f"{s.cpu:.0f}") if way.pid else ("–", "–")
-        rows.append([way.name, f"{s.rate:.0f}", f"{s.p50:.3f}", f"{s.p99:.3f}", *added])
-    text = table(["way", "chunks/s", "p50 ms", "p99 ms", "added p50 ms", "proxy CPU µs/chunk"], rows)
+        row = [f"{way.streams} · {way.name}", f"{s.rate:.0f}", f"{s.p50:.3f}", f"{s.p99:.3f}"]
+        added = (f"{s.p50 - direct.p50:.3f}", f"{s.p99 - direct.p99:.3f}", f"{s.cpu:.0f}")
+        rows.append([*row, *(added if way.pid else ("–", "–", "–"))])
+    head = ["streams · way", "chunks/s", "p50 ms", "p99 ms", "added p50 ms", "added p99 ms", "CPU µs/chunk"]
+    text = table(head, rows)
     event = len(sse.EVENT % (0.0, sse.PAD))
-    note = (
-        f"{sse.STREAMS} streams, an event of {event} B every {sse.PERIOD * 1000:.0f} ms in each, from sent to arrived"
-    )
+    note = f"an event of {event} B every {sse.PERIOD * 1000:.0f} ms in each, from sent to arrived"
     missing = "" if proxies.NGINX else " nginx is not installed, so its rows are missing."
     return f"{text}\n\nStreams: {note}; medians of {rounds} alternating rounds of {seconds} s.{missing}"
 
 
 def _listen(way: Way, seconds: int) -> Sample:
-    argv = [sys.executable, "-m", "benchmarks.sse", "listen", str(way.stream_port), way.stream_path]
+    argv = [sys.executable, "-m", "benchmarks.sse", "listen", str(way.stream_port), way.stream_path, way.model]
     before = way.cpu()
-    _, said = call(proxies.pinned(proxies.LOAD_CORE, [*argv, str(sse.STREAMS), str(seconds)]))
+    _, said = call(proxies.pinned(proxies.LOAD_CORE, [*argv, str(way.streams), str(seconds)]))
     used = way.cpu() - before
     got = json.loads(said)
     rate = got["chunks"] / (seconds + sse.WARM)

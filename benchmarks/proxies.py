@@ -1,4 +1,4 @@
-"""The two proxies that are compared, and the upstream behind them, as processes pinned to a core.
+"""The proxies that are compared, and the upstream behind them, as processes pinned to a core.
 
 Proxies have the first core to themselves as far as the machine allows it; upstream and clients share the second.
 """
@@ -56,12 +56,12 @@ def pinned(core: int, argv: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def running(core: int, argv: Sequence[str], port: int, log: Path) -> Iterator[int]:
-    """A process that listens on `port` → its pid. Stopped at the end, with its children."""
+def running(core: int, argv: Sequence[str], port: int, log: Path, seconds: float = 20) -> Iterator[int]:
+    """A process that listens on `port` within `seconds` → its pid. Stopped at the end, with its children."""
     with log.open("wb") as out:
         child = subprocess.Popen(pinned(core, argv), cwd=CHECKOUT, env=ENVIRONMENT, stdout=out, stderr=out)
     try:
-        wait_until(lambda: _listening(port) or not alive(child.pid), 20, f"{argv[0]} listens on {port}")
+        wait_until(lambda: _listening(port) or not alive(child.pid), seconds, f"{argv[0]} listens on {port}")
         if not alive(child.pid):
             raise Failed(f"{' '.join(argv)} ended: {log.read_text(errors='replace')}")
         yield child.pid
@@ -88,7 +88,10 @@ def _nginx(folder: Path, rest: str) -> list[str]:
 
 
 def gateway(folder: Path, port: int, whole: int, stream: int) -> list[str]:
-    """The gateway with two models, `whole` and `stream`, that lead to these ports."""
+    """The gateway with two models, `whole` and `stream`, that lead to these ports, and providers of both.
+
+    The providers, far-whole and far-stream, speak chat completions only, so that messages to them are translated.
+    """
     folder.mkdir()
     routes = folder / "routes.json"
     routes.write_text(json.dumps(_routes(port, {"whole": whole, "stream": stream})), encoding="utf-8")
@@ -96,17 +99,35 @@ def gateway(folder: Path, port: int, whole: int, stream: int) -> list[str]:
     return [sys.executable, "-m", "reconciler.gateway", *arguments]
 
 
+def hand_over(folder: Path) -> None:
+    """What the providers are asked with, as the controller hands it over; without it they are not asked."""
+    body = json.dumps({"secrets": {f"far-{name}": {"keys": ["k"]} for name in ("whole", "stream")}}).encode()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(5)
+        sock.connect(str(folder / "gateway.sock"))
+        head = f"POST /reload HTTP/1.1\r\nHost: gateway\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        sock.sendall(head.encode() + body)
+        if b" 200 " not in (answer := sock.recv(65536)).partition(b"\r\n")[0]:
+            raise Failed(f"the gateway does not take its keys: {answer!r}")
+
+
 def _routes(port: int, models: dict[str, int]) -> dict[str, object]:
     targets = {name: {"id": f"server/{name}#1", "host": "127.0.0.1", "port": to} for name, to in models.items()}
     return {
-        "format": 1,
+        "format": 2,
         "serial": 1,
         "digest": "benchmark",
         "listen": {"host": "127.0.0.1", "port": port},
         "trusted_hosts": ["127.0.0.1"],
         "models": {name: {"target": target} for name, target in targets.items()},
         "names": {name: name for name in models},
+        "providers": {f"far-{name}": _provider(name, to) for name, to in models.items()},
     }
+
+
+def _provider(name: str, port: int) -> dict[str, object]:
+    base = f"http://127.0.0.1:{port}/v1"
+    return {"speaks": {"openai": base}, "auth": "bearer", "models": [name], "private": True}
 
 
 def _listening(port: int) -> bool:

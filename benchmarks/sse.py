@@ -1,7 +1,9 @@
 """Both ends of many event streams: an upstream that stamps each event with the clock, a client that reads it off.
 
     python -m benchmarks.sse serve PORT
-    python -m benchmarks.sse listen PORT PATH STREAMS SECONDS    prints {"p50": …, "p99": …, "chunks": …}, in seconds
+    python -m benchmarks.sse listen PORT PATH MODEL STREAMS SECONDS    prints {"p50": …, "p99": …, "chunks": …}
+
+Times are in seconds.
 
 The clock is the machine's monotonic one, which is the same in all processes (Linux, macOS).
 """
@@ -19,11 +21,15 @@ from benchmarks.measure import percentile
 
 PERIOD = 0.020
 STREAMS = 64  # streams begin this many steps apart within a period, so that events do not come in bursts
-EVENT = 'data: {"sent":%017.6f,"choices":[{"index":0,"delta":{"content":"token"},"finish_reason":null}],"pad":"%s"}\n\n'
-PAD = "x" * 88
+EVENT = (
+    'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"stream","choices":[{"index":0,'
+    '"delta":{"content":"sent=%017.6f %s"},"finish_reason":null}]}\n\n'
+)
+PAD = "x" * 20
+KEY = "sk-benchmark-6b1f0d7e92c44aa58f3c"  # for a proxy that insists on one; the others do not look at it
 WARM = 0.5  # seconds whose events do not count
 
-_SENT = re.compile(rb'"sent":([0-9.]+)')
+_SENT = re.compile(rb"sent=([0-9.]+) ")  # in what the model says, which every translation keeps
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -91,9 +97,11 @@ async def serve(port: int) -> None:
         await server.serve_forever()
 
 
-async def listen(port: int, path: str, streams: int, seconds: float) -> dict[str, float]:
-    body = json.dumps({"model": "stream", "stream": True, "messages": [{"role": "user", "content": "hi"}]})
+async def listen(port: int, path: str, model: str, streams: int, seconds: float) -> dict[str, float]:
+    messages = [{"role": "user", "content": "hi"}]
+    body = json.dumps({"model": model, "stream": True, "max_tokens": 9, "messages": messages})
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {KEY}\r\n"
     request = f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
     loop, since = asyncio.get_running_loop(), time.monotonic() + WARM
     listeners = [Listener(request, since) for _ in range(streams)]
@@ -113,7 +121,7 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["serve", port]:
             asyncio.run(serve(int(port)))
-        case ["listen", port, path, streams, seconds]:
-            print(json.dumps(asyncio.run(listen(int(port), path, int(streams), float(seconds)))))
+        case ["listen", port, path, model, streams, seconds]:
+            print(json.dumps(asyncio.run(listen(int(port), path, model, int(streams), float(seconds)))))
         case _:
             sys.exit(__doc__)

@@ -1,7 +1,7 @@
 """Mend: what a local engine leaves open where it speaks Anthropic messages by itself.
 
-PURE, sans-I/O. llama-server answers a request without messages, says errors in OpenAI's shape and gives messages ids
-of chat completions. Everything else passes byte for byte.
+PURE, sans-I/O. llama-server answers a request without messages, says errors in OpenAI's shape, gives messages ids of
+chat completions, and says end_turn where a stop sequence ended one. Everything else passes byte for byte.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from reconciler.dialects.errors import (
 from reconciler.dialects.fields import integer, mapping, sequence
 from reconciler.dialects.messages_answer import SIGNATURE
 from reconciler.dialects.messages_turns import without_billing
-from reconciler.dialects.text import decode
+from reconciler.dialects.text import decode, encode
 
 HELD_LIMIT = 1 << 20
 """Bytes of an event that are held until it is whole; a longer one passes unseen."""
 _ID = re.compile(rb'("id"\s*:\s*")chatcmpl-')
+_STOPPED = re.compile(rb'("stop_reason"\s*:\s*)"end_turn"(\s*,\s*"stop_sequence"\s*:\s*")')
+_LAST = re.compile(rb"event: ?(message_stop|error)\b")
 _END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
@@ -96,18 +98,29 @@ def fix_error(
 
 
 def fix_message(body: bytes) -> bytes:
-    """A whole message, its id one of a message."""
-    return _ID.sub(rb"\1msg_", body, count=1)
+    """A whole message, its id one of a message; its stop reason that of its stop sequence."""
+    body = _ID.sub(rb"\1msg_", body, count=1)
+    if _STOPPED.search(body) is None:
+        return body
+    try:
+        document = decode(body)
+    except ValueError:
+        return body
+    # The same words may stand in what a tool is called with.
+    if not isinstance(document, dict) or document.get("stop_reason") != "end_turn" or not document.get("stop_sequence"):
+        return body
+    return encode(document | {"stop_reason": "stop_sequence"})
 
 
 class FixedMessages:
     """A messages stream of a local engine, mended: feed it bytes cut anywhere.
 
-    Only the event that starts the message, and errors, are changed.
+    Only the events that start and end the message, and errors, are changed. `over` once its last event has come.
     """
 
     def __init__(self, request_id: str = "") -> None:
         self._request_id = request_id
+        self.over = False
         self._held = b""
         self._started = False
 
@@ -134,6 +147,10 @@ class FixedMessages:
         if not self._started and b"message_start" in data:
             self._started = True
             return fix_message(data)
+        if _LAST.match(data):
+            self.over = True
+        if data.startswith(b"event: message_delta"):
+            return _STOPPED.sub(rb'\1"stop_sequence"\2', data, count=1)
         # Text that speaks of errors has its quotes escaped, so that this is not found in what a model says.
         return self._error(data) if b'"error"' in data or data.startswith(b"event: error") else data
 
@@ -146,6 +163,7 @@ class FixedMessages:
         found = error_in(document)
         if found is None or _is_anthropic_document(document):
             return data
+        self.over = True
         return b"event: error\ndata: " + anthropic_error(from_object(0, found), self._request_id) + b"\n\n"
 
 

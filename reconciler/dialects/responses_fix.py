@@ -133,6 +133,8 @@ class ResponsesFix:
     def _break(self, error: Error) -> bytes:
         """The stream is of no use: an error event, or `failed` where there was no content yet."""
         self._over = True
+        if self._numbered:
+            self._sequence -= 1  # the event that said so is not passed on
         if self._told:
             return self._let_go("completed") + self._error(error)
         self.failed = self._refused(error)
@@ -141,12 +143,13 @@ class ResponsesFix:
     def _error(self, error: Error) -> bytes:
         """An error event, and the response as far as it came, as failed: some clients look at one of them only."""
         fields = {"code": error.code or error.type or None, "message": error.message, "param": error.param}
-        said = self._write("error", {"type": "error", **fields})
+        said = self._write("error", {"type": "error", **fields, "sequence_number": self._sequence})
         if self._begun is None:
             return said
         why = {"code": "rate_limit_exceeded" if error.status == 429 else "server_error", "message": error.message}
         self.answer = {**self._begun, "status": "failed", "error": why, "output": self._ended}
-        return said + self._write("response.failed", {"response": self.answer})
+        number = self._sequence + 1 if self._numbered else self._sequence
+        return said + self._write("response.failed", {"response": self.answer, "sequence_number": number})
 
     def _refused(self, error: Error) -> tuple[int, bytes]:
         return openai_status(error.status), openai_error(error)
@@ -160,6 +163,8 @@ class ResponsesFix:
             return raw if self._told else b""
         if self._numbered is None:
             self._numbered = _NUMBERED in data
+        if self._numbered:
+            self._sequence += 1
         if name.endswith(".delta"):
             return self._let_go("completed") + (raw if self._numbered else self._delta(name, data, raw))
         try:
@@ -222,6 +227,8 @@ class ResponsesFix:
         if response["status"] == "in_progress" and not self._told:
             self._head += self._write(kind, document)
             return b""
+        if response["status"] == "failed" and not self._told:
+            return self._break(from_object(0, response["error"] if isinstance(response["error"], dict) else {}))
         last = response["output"][-1]["status"] if response["output"] else "completed"
         said = self._let_go(last)
         self._over = True

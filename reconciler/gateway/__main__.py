@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         log.log("error", "cannot-start", reason="aiohttp runs without its C extensions; its Python parser is not safe")
         return 1
     server.raise_file_limit()
+    gc.freeze()  # what was imported stays: looking through it again and again would halt every stream for 10 ms
     try:
         asyncio.run(
             server.serve(

@@ -160,6 +160,8 @@ class MendedMessages:
         self.failed: tuple[int, bytes] | None = None
         self._request_id = request_id
         self._stream = FixedMessages(request_id)
+        self._said = False
+        self._closed = True  # whether what was said last is a whole event
 
     def whole(self, status: int, body: bytes) -> tuple[int, bytes]:
         """As `Bridge`."""
@@ -167,15 +169,25 @@ class MendedMessages:
 
     def feed(self, data: bytes) -> bytes:
         """As `Bridge`."""
-        return self._stream.feed(data)
+        said = self._stream.feed(data)
+        if said:
+            self._said = True
+            self._closed = said.endswith((b"\n\n", b"\n\r\n"))
+        return said
 
     def end(self) -> bytes:
         """As `Bridge`."""
-        return self._stream.end()
+        said = self._stream.end()
+        if self._stream.over:
+            return said
+        return self.broke(502, "the stream ended before the answer did") if self._said else b""
 
     def broke(self, status: int, message: str) -> bytes:
         """As `Bridge`."""
-        return b"\nevent: error\ndata: %b\n\n" % anthropic_error(Error(status, "", message), self._request_id)
+        if self._stream.over:
+            return b""
+        told = anthropic_error(Error(status, "", message), self._request_id)
+        return b"%bevent: error\ndata: %b\n\n" % (b"" if self._closed else b"\n\n", told)
 
 
 __all__ = ["MendedMessages", "Remembered", "Unmappable", "Way", "error", "way"]

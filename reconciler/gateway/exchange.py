@@ -110,6 +110,8 @@ class Exchange:
 
     def _ordered(self, found: Match) -> list[Candidate]:
         """Those who are well first; the others in the order in which they may be asked again."""
+        if len(found.candidates) == 1:
+            return list(found.candidates)
         now = asyncio.get_running_loop().time()
         return sorted(found.candidates, key=lambda one: self._health.cools(_ident(one), now))
 

@@ -56,6 +56,7 @@ def encoded(document: dict[str, Any]) -> bytes:
 
 
 # A gateway that asks whom its client names gives its keys away. Ours never does; it also says so.
+_NESTED = (dict, list)
 _ADDRESSES = frozenset(("api_base", "base_url", "api_url", "baseurl", "apibase", "litellm_params", "azure_endpoint"))
 # Here people write what they want: text, and the schemas of tools.
 _CONTENT = frozenset(
@@ -68,17 +69,27 @@ _CONTENT = frozenset(
 
 def refuse_addresses(document: dict[str, Any]) -> None:
     """Raise `Refusal` 400 where a client says, at any depth beside its content, whom to ask."""
-    left: list[tuple[str, Any]] = [(key, value) for key, value in document.items() if key not in _CONTENT]
+    left: list[tuple[str, Any]] = []
+    for key, value in document.items():  # most requests hold nothing but plain values beside their content
+        if key not in _CONTENT:
+            _refuse_address(key)
+            if isinstance(value, _NESTED):
+                left.append((key, value))
     while left:
         where, value = left.pop()
-        name = where.rpartition(".")[2]
-        if name.lower().replace("-", "_") in _ADDRESSES:
-            where = where[:200]
-            raise Refusal(400, f"A request cannot say whom to ask: {where}", param=where, code="address_refused")
-        if isinstance(value, dict):
-            left += [(f"{where}.{key}", each) for key, each in value.items()]
-        elif isinstance(value, list):
-            left += [(f"{where}.{at}", each) for at, each in enumerate(value) if isinstance(each, dict | list)]
+        if isinstance(value, list):
+            left += [(f"{where}.{at}", each) for at, each in enumerate(value) if isinstance(each, _NESTED)]
+            continue
+        for key, each in value.items():
+            _refuse_address(f"{where}.{key}")
+            if isinstance(each, _NESTED):
+                left.append((f"{where}.{key}", each))
+
+
+def _refuse_address(where: str) -> None:
+    if where.rpartition(".")[2].lower().replace("-", "_") in _ADDRESSES:
+        where = where[:200]
+        raise Refusal(400, f"A request cannot say whom to ask: {where}", param=where, code="address_refused")
 
 
 def _may_repeat_model(body: bytes) -> bool:

@@ -42,7 +42,7 @@ ERROR_LIMIT = 1 << 20  # bytes of an error that are read
 _PASSED = frozenset(
     (
         b"content-type", b"content-encoding", b"cache-control", b"retry-after", b"retry-after-ms", b"x-should-retry",
-        b"openai-processing-ms", b"openai-version", b"request-id",
+        b"openai-processing-ms", b"openai-version", b"request-id", b"x-accel-buffering",
     )
 )  # fmt: skip
 _PASSED_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-")
@@ -192,7 +192,8 @@ async def _relay(connection: Connection, call: Call, reply: Reply) -> None:
     if reply.opened and not answer.is_events:  # an answer that is no stream, in one that was opened for it
         reply.whole(connection.status, answer.headers, await _all(connection, call, WHOLE_LIMIT))
         return
-    if connection.complete and not reply.opened and not answer.is_events:
+    # A stream without a length has to show itself that it is whole.
+    if connection.complete and not reply.opened and (not answer.is_events or (call.early and answer.length)):
         reply.whole(connection.status, answer.headers, await connection.read(0))
         return
     try:
@@ -350,9 +351,9 @@ async def _relay_events(connection: Connection, call: Call, answer: _Answer, rep
         if not _ENDS.search(tail + held):
             raise Broken("it ended")
     except Broken as error:
-        _end_with_error(reply, call, errors.target_broke(label, f"{error} in the middle of the stream"))
+        _end_with_error(reply, call, errors.target_broke(label, f"{error} in the middle of the stream"), tail)
     except Stalled:
-        _end_with_error(reply, call, errors.target_silent(label, seconds))
+        _end_with_error(reply, call, errors.target_silent(label, seconds), tail)
     else:
         reply.end()
 
@@ -375,12 +376,13 @@ async def _first_events(connection: Connection, call: Call) -> bytes:
     return data
 
 
-def _end_with_error(reply: Reply, call: Call, refusal: Refusal) -> None:
-    """An event that closes whatever event was open, carries the error, and is the last: no [DONE] follows."""
+def _end_with_error(reply: Reply, call: Call, refusal: Refusal, tail: bytes) -> None:
+    """Closes whatever event was open after `tail`, and the last one carries the error: no [DONE] follows."""
     log("warning", "stream-broken", reason=refusal.message)
     _note(reply, call, refusal.code)
     reply.keep_alive = False
-    reply.write(b"\n" + refusal.event(call.dialect))
+    closed = not tail or tail.endswith((b"\n\n", b"\n\r\n"))
+    reply.write((b"" if closed else b"\n" if tail.endswith(b"\n") else b"\n\n") + refusal.event(call.dialect))
     reply.end()
 
 
@@ -395,8 +397,9 @@ def _request_head(call: Call) -> bytes:
     lines = [f"POST {call.base.path}{call.path} HTTP/1.1", f"Host: {peer.authority}"]
     if call.key and target.auth != "none":
         lines.append(f"Authorization: Bearer {call.key}" if target.auth == "bearer" else f"{target.auth}: {call.key}")
-    own = call.headers.lower()  # a client that says which version it speaks means it
-    lines += [f"{name}: {value}" for name, value in target.headers if f"{name.lower()}:".encode() not in own]
+    if target.headers:
+        own = call.headers.lower()  # a client that says which version it speaks means it
+        lines += [f"{name}: {value}" for name, value in target.headers if f"{name.lower()}:".encode() not in own]
     head = "\r\n".join(lines).encode("utf-8", "surrogateescape")
     return b"%b\r\n%bContent-Length: %d\r\n\r\n" % (head, call.headers, len(call.body))
 

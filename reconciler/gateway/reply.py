@@ -19,7 +19,8 @@ from reconciler.gateway.errors import Refusal
 from reconciler.gateway.record import Record
 
 JSON = b"Content-Type: application/json\r\n"
-EVENTS = b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
+# An nginx in front would hold events back until it has a buffer full of them.
+EVENTS = b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -145,6 +146,8 @@ class Reply:
     def _head(self, status: int, headers: bytes, framing: bytes) -> bytes:
         line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
         self.record.status = status
+        if self.dialect == "anthropic" and b"request-id: " not in headers:  # where Anthropic's clients look for it
+            headers += b"request-id: %b\r\n" % self.request_id.encode()
         return b"%b%b%b%b%b%b\r\n" % (line, headers, self._fixed, framing, _date_line(), self._connection_line())
 
     def _connection_line(self) -> bytes:

@@ -157,3 +157,14 @@ def test_an_event_without_an_end_is_not_held_for_ever() -> None:
     data = b"data: " + b"x" * (mend.HELD_LIMIT + 1)
     assert mended.feed(data) == data
     assert mended.end() == b""
+
+
+def test_a_message_that_a_stop_sequence_ended_says_so() -> None:
+    engines = b'{"id":"chatcmpl-1","content":[],"stop_reason":"end_turn","stop_sequence":%b,"usage":{}}'
+    assert json.loads(mend.fix_message(engines % b'"END"'))["stop_reason"] == "stop_sequence"
+    assert mend.fix_message(engines % b"null") == (engines % b"null").replace(b"chatcmpl-", b"msg_")
+    asks = b'{"content":[{"input":{"stop_reason":"end_turn","stop_sequence":"x"}}],"stop_reason":"tool_use"}'
+    assert mend.fix_message(asks) == asks, "what a tool is called with is nobody's stop reason"
+    end = b'event: message_delta\ndata: {"delta":{"stop_reason":"end_turn","stop_sequence":%b}}\n\n'
+    assert b'"stop_reason":"stop_sequence"' in mend.FixedMessages().feed(end % b'"END"')
+    assert mend.FixedMessages().feed(end % b"null") == end % b"null"

@@ -401,3 +401,21 @@ def test_arbitrary_documents_never_raise_but_as_unmappable(documents: list[Any])
         except Unmappable:
             continue
     one.end()
+
+
+def test_an_answer_that_failed_before_any_content_is_told_by_a_status() -> None:
+    failed = life("failed", output=[], error={"code": "server_error", "message": "out of memory"})
+    for events in ((failed,), (*CREATED, failed)):
+        bridge = ResponsesFix({"model": "m", "input": "hi", "stream": True}, "r")
+        assert bridge.feed(native(*events)) == b""
+        assert bridge.failed is not None
+        assert bridge.failed[0] >= 500
+        assert b"out of memory" in bridge.failed[1]
+
+
+def test_an_error_after_numbered_events_has_the_next_number() -> None:
+    numbered = [{**event, "sequence_number": at} for at, event in enumerate(PLAIN[:3])]
+    delta = {**part("output_text.delta", delta="The"), "sequence_number": 3}
+    bridge = ResponsesFix({"model": "m", "input": "hi", "stream": True}, "r")
+    bridge.feed(native(*numbered, delta))
+    assert b'"sequence_number":4' in bridge.broke(502, "it broke")
