@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from reconciler.dialects.bridge import Unmappable
@@ -29,7 +30,7 @@ from reconciler.gateway.operations import Operation
 from reconciler.gateway.proxy import Call, Failure, Proxy
 from reconciler.gateway.reply import JSON, Reply
 from reconciler.gateway.responses_store import ResponsesStore
-from reconciler.gateway.routes import ApiKey, Limits, Target
+from reconciler.gateway.routes import ApiKey, Base, Limits, Model, Target
 
 LOADS = 8  # times that a request has its model loaded
 SAY_EVERY = 5.0  # seconds between two comments in a stream that waits for its model
@@ -39,7 +40,10 @@ _TROUBLE = {408: "timeout", 504: "timeout", 429: "overloaded", 503: "overloaded"
 
 
 class Asked(NamedTuple):
-    """What a client asks for. `document` is what `body` says; `headers` are its own that go along, as ready lines."""
+    """What a client asks for. `document` is what `body` says; `headers` are its own that go along, as ready lines.
+
+    `encoded` makes the body of a document that was changed.
+    """
 
     operation: Operation
     name: str
@@ -49,6 +53,7 @@ class Asked(NamedTuple):
     query: str
     key: ApiKey | None
     request_id: str
+    encoded: Callable[[dict[str, Any]], bytes] = payload.encoded
 
     @property
     def streamed(self) -> bool:
@@ -87,6 +92,28 @@ class Exchange:
             else:
                 return
             log("warning", "next-target", model=asked.name, after=_label(candidate), trouble=trouble)
+
+    async def native(self, asked: Asked, model: Model, path: str, reply: Reply) -> None:
+        """Pass on what an engine of this machine is asked in its own words; raises `Refusal`."""
+        target = await self._loaded(Candidate(asked.name, model, None), asked, reply)
+        body, document = asked.body, asked.document
+        if "model" in document and target.model not in (None, document["model"]):
+            body = asked.encoded({**document, "model": target.model})
+        call = Call(
+            target=target,
+            base=Base(target.speaks["openai"].peer, ""),
+            path=f"{path}?{asked.query}" if asked.query else path,
+            headers=asked.headers,
+            body=body,
+            key=target.key,
+            dialect=asked.operation.dialect,
+            told=b"x-reconciler-target: %b\r\n" % target.label.encode(),
+            method=asked.operation.method,
+        )
+        try:
+            await self._proxy.carry(call, reply)
+        except Failure as failure:
+            _tell(failure, asked, reply)
 
     def _ordered(self, found: Match) -> list[Candidate]:
         """Those who are well first; the others in the order in which they may be asked again."""
@@ -276,7 +303,7 @@ def _call(
         told.append(b"x-reconciler-attempts: %d\r\n" % number)
     if way.ignored:
         told.append(b"x-reconciler-ignored: %b\r\n" % ", ".join(way.ignored).encode("ascii", "replace")[:1000])
-    body = asked.body if way.document is asked.document else payload.encoded(way.document)
+    body = asked.body if way.document is asked.document else asked.encoded(way.document)
     streamed = None
     if not target.provider and way.bridge is None:
         streamed = gather.as_stream(way.path, way.document, body)

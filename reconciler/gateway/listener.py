@@ -7,6 +7,7 @@ that are not even HTTP, and a drain that lets running replies finish. It knows n
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import re
 from collections.abc import Awaitable, Callable
@@ -24,6 +25,7 @@ from reconciler.gateway.reply import JSON, Reply
 from reconciler.gateway.routes import Limits
 
 KEEP_ALIVE_SECONDS = 75.0
+SLOWEST = 1024  # bytes of a body a second, once its first `header_seconds` are over
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _TOO_SLOW = Refusal(408, "The request did not arrive in time", code="request_timeout", close=True)
 _CROWDED = Refusal(503, "Too many connections", kind=errors.OURS, code="too_many_connections", close=True)
@@ -209,15 +211,17 @@ async def read_body(request: web.BaseRequest, limits: Limits) -> bytes:
     connection = request.protocol
     assert isinstance(connection, ClientConnection)
     connection.body = content
-    chunks: list[bytes] = []
-    size = 0
+    whole = io.BytesIO()  # whose value is handed over without a copy: a file that is sent is in memory once
+    size, now = 0, connection._loop.time
+    latest = now() + limits.header_seconds
     try:
         while True:
-            connection.deadline = connection._loop.time() + limits.header_seconds
+            # Neither a pause nor a drip may hold a connection: it has so long for each piece, and a least pace for all.
+            connection.deadline = min(now() + limits.header_seconds, latest + size / SLOWEST)
             chunk = await content.readany()
             if not chunk and content.is_eof():
-                return b"".join(chunks)
-            chunks.append(chunk)
+                return whole.getvalue()
+            whole.write(chunk)
             size += len(chunk)
             if size > limits.body:
                 raise errors.body_too_large(int(limits.body))

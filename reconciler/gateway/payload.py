@@ -14,6 +14,20 @@ from reconciler.gateway.routes import Rewrite
 
 def parse(body: bytes) -> dict[str, Any]:
     """The JSON object, whose `model` is text; raises `Refusal` 400 that names what is wrong."""
+    document = decoded(body)
+    if not isinstance(document, dict):
+        raise Refusal(400, "The request body must be a JSON object", code="invalid_json")
+    name = document.get("model")
+    if not isinstance(name, str) or not name:
+        state = "must be a non-empty string" if "model" in document else "is missing"
+        raise Refusal(400, f"The field 'model' {state}", param="model", code="invalid_model")
+    if _may_repeat_model(body) and _repeats_model(body):
+        raise Refusal(400, "The field 'model' is given twice", param="model", code="invalid_model")
+    return document
+
+
+def decoded(body: bytes) -> Any:
+    """The JSON value; raises `Refusal` 400 that names what is wrong."""
     if not body:
         raise Refusal(400, "The request has no body; a JSON object with a model is needed", code="missing_body")
     try:
@@ -27,14 +41,6 @@ def parse(body: bytes) -> dict[str, Any]:
         raise Refusal(400, f"The request body is not JSON: {error}", code="invalid_json") from None
     except RecursionError:
         raise Refusal(400, "The request body is nested too deeply", code="invalid_json") from None
-    if not isinstance(document, dict):
-        raise Refusal(400, "The request body must be a JSON object", code="invalid_json")
-    name = document.get("model")
-    if not isinstance(name, str) or not name:
-        state = "must be a non-empty string" if "model" in document else "is missing"
-        raise Refusal(400, f"The field 'model' {state}", param="model", code="invalid_model")
-    if _may_repeat_model(body) and _repeats_model(body):
-        raise Refusal(400, "The field 'model' is given twice", param="model", code="invalid_model")
     return document
 
 

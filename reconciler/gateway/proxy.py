@@ -67,6 +67,7 @@ class Call(NamedTuple):
     told: bytes = b""
     early: bool = True
     before_end: Callable[[], Awaitable[None]] | None = None
+    method: str = "POST"
 
 
 class Failure(Exception):
@@ -375,7 +376,7 @@ def _end_with_error(reply: Reply, call: Call, refusal: Refusal) -> None:
 
 def _request_head(call: Call) -> bytes:
     target, peer = call.target, call.base.peer
-    lines = [f"POST {call.base.path}{call.path} HTTP/1.1", f"Host: {peer.authority}"]
+    lines = [f"{call.method} {call.base.path}{call.path} HTTP/1.1", f"Host: {peer.authority}"]
     if call.key and target.auth != "none":
         lines.append(f"Authorization: Bearer {call.key}" if target.auth == "bearer" else f"{target.auth}: {call.key}")
     own = call.headers.lower()  # a client that says which version it speaks means it
