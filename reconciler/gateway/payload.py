@@ -6,6 +6,7 @@ PURE. The body is parsed to be judged; what goes on to the engine is decided els
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from reconciler.gateway.errors import Refusal
@@ -44,6 +45,13 @@ def decoded(body: bytes) -> Any:
     return document
 
 
+def check_charset(content_type: str) -> None:
+    """Raise `Refusal` 415 where a target that goes by the Content-Type would read other text than is read here."""
+    found = _CHARSET.search(content_type)
+    if found is not None and found[1].lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise Refusal(415, "JSON is sent in UTF-8", code="unsupported_charset")
+
+
 def rewritten(document: dict[str, Any], rewrite: Rewrite, name: str | None) -> dict[str, Any]:
     """The same request for a model of another name (None: of the same), with what is to be changed in it."""
     if not rewrite and (name is None or name == document["model"]):
@@ -61,6 +69,7 @@ def encoded(document: dict[str, Any]) -> bytes:
         raise Refusal(400, "The request holds a number that is out of range", code="invalid_json") from None
 
 
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([^\s;\"']*)", re.IGNORECASE)
 # A gateway that asks whom its client names gives its keys away. Ours never does; it also says so.
 _ADDRESSES = frozenset(("api_base", "base_url", "api_url", "baseurl", "apibase", "litellm_params", "azure_endpoint"))
 # Here people write what they want: text, and the schemas of tools.

@@ -166,12 +166,13 @@ class Surface:
     ) -> None:
         headers = request.headers
         body = await _body(request, routes)
+        kind = headers.get("Content-Type") or "application/json"
+        document: dict[str, Any]
         if operation.does == "form":
-            kind = headers.get("Content-Type", "")
             form = multipart.parse(kind, body)
             document, encoded = form.document, form.encoded
         else:
-            kind = "application/json"  # it is, whatever the client calls it
+            payload.check_charset(kind)
             document, encoded = payload.parse(body), payload.encoded
         payload.refuse_addresses(document)
         lines = [f"content-type: {kind}"]
