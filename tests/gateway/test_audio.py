@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 from asyncio import StreamWriter
 from email.parser import BytesParser
 from email.policy import HTTP
@@ -124,13 +123,13 @@ async def test_a_text_answer_and_a_target_that_does_not_do_it(gateway: Gateway) 
         writer.write(response(b'{"error":{"code":501,"message":"This model hears nothing","type":"x"}}', "501 No"))
 
     async with stub(text) as one, stub(no) as two:
-        far = provider("", speaks={"anthropic": f"http://127.0.0.1:{one.port}/v1"}, models=["m"])
+        far = provider("", ["m"], speaks={"anthropic": f"http://127.0.0.1:{one.port}/v1"})
         models = {"chat": model(target(one.port)), "deaf": model(target(two.port)), "soon": model(None)}
         gateway.use(models, providers={"far": far})
         got = await send(gateway, form(MODEL, FILE))
         assert (status_of(got), b"Good morning.\n" in got) == (200, True)
         got = await send(gateway, form(field("model", "deaf"), FILE))
-        assert (status_of(got), error_of(got)["message"]) == (501, "This model hears nothing")
+        assert (status_of(got), b"This model hears nothing" in got) == (501, True)
         got = await send(gateway, form(field("model", "far/m"), FILE))
         assert (status_of(got), error_of(got)["code"]) == (400, "not_offered")
         got = await send(gateway, form(field("model", "soon"), FILE))
@@ -238,7 +237,7 @@ def test_a_rewritten_form_says_what_was_wanted(before: dict[str, str], after: di
 
 
 async def test_the_limit_holds_and_the_file_is_in_memory_about_once(make_gateway: Any) -> None:
-    """The peak above the resting size is well under three times the file: itself, and what waits in the socket."""
+    """The peak above the resting size is well under twice the file."""
     gateway = make_gateway()
     gateway.start()
     megabyte = 1 << 20
@@ -258,7 +257,6 @@ async def test_the_limit_holds_and_the_file_is_in_memory_about_once(make_gateway
         if status.exists():  # elsewhere nobody says how large it has been
             peak = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
             print(f"peak {(peak * 1024 - before) / megabyte:.0f} MB above {before / megabyte:.0f} for a file of 60")
-            assert peak * 1024 - before < 2.6 * len(body)
+            assert peak * 1024 - before < 1.6 * len(body)
         got = await send(gateway, form(MODEL, FILE + bytes(100 * megabyte)))
         assert (status_of(got), error_of(got)["code"]) == (413, "body_too_large")
-    assert resource.getpagesize()
