@@ -279,8 +279,9 @@ def _success(operation: Operation) -> dict[str, Any]:
     elif operation.does == "ask":
         out["content"] = {JSON: {"schema": _ref(_ANSWERS[operation.path])}}
         if operation.generates:
-            text = "With `stream: true`: events, each the JSON of a piece"
-            out["content"][EVENTS] = {"schema": {"type": "string", "description": text}}
+            out["content"][EVENTS] = {
+                "schema": {"description": "With `stream: true`: each event holds a piece, as JSON"}
+            }
     else:
         name = "Deleted" if operation.method == "DELETE" else _OWN_ANSWERS[operation.does]
         out["content"] = {JSON: {"schema": _ref(name)}}
