@@ -115,6 +115,17 @@ def check_target(raw: str) -> str:
     return raw.partition("?")[0]
 
 
+def check_framing(version: tuple[int, int], transfer_encodings: Sequence[str]) -> None:
+    """HTTP/1.0 or 1.1 with a body that nobody could cut otherwise; raises `Refusal` 505 or 400.
+
+    The parser takes any version that is written like one, and any coding before the last `chunked`.
+    """
+    if version not in ((1, 0), (1, 1)):
+        raise Refusal(505, "Only HTTP/1.0 and HTTP/1.1 are spoken here", code="bad_version", close=True)
+    if transfer_encodings and (version == (1, 0) or [v.strip().lower() for v in transfer_encodings] != ["chunked"]):
+        raise Refusal(400, "Only Transfer-Encoding: chunked of HTTP/1.1 is read", code="bad_http", close=True)
+
+
 def check_host(values: Sequence[str], trusted: Trust) -> None:
     """Exactly one well-formed, trusted Host; raises `Refusal` 400 or 403."""
     if len(values) != 1:

@@ -52,13 +52,16 @@ class Surface:
         operation = place.operation(request.method) if place is not None else None
         if "anthropic-version" in headers or (place is not None and place.dialect == "anthropic"):
             reply.dialect = "anthropic"
+        guards.check_framing(request.version, headers.getall("Transfer-Encoding", ()))
         guards.check_host(headers.getall("Host", ()), trust)
         if trust.origins:
             reply.also(b"Vary: Origin\r\n")
         if (origin := guards.check_origin(headers.getall("Origin", ()), trust)) is not None:
             reply.also(cors.readable(origin))
-        if "Upgrade" in headers and headers["Upgrade"].lower() != "h2c":  # h2c is an offer that may be ignored
-            raise Refusal(400, "Only plain HTTP is spoken here", code="bad_upgrade", close=True)
+        if "Upgrade" in headers:
+            if headers["Upgrade"].lower() != "h2c":  # which is an offer that may be ignored
+                raise Refusal(400, "Only plain HTTP is spoken here", code="bad_upgrade", close=True)
+            reply.keep_alive = False  # what follows such an offer is not parsed as HTTP
         if origin is not None and place is not None and cors.is_preflight(request.method, headers):
             reply.whole(200, cors.preflight(place.methods, headers.getall(cors.ASKED_HEADERS, ())), b"")
             return
