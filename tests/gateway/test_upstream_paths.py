@@ -7,10 +7,11 @@ import hashlib
 import http.client
 import json
 from asyncio import StreamWriter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from reconciler.gateway import operations
@@ -254,6 +255,27 @@ async def test_an_engine_that_is_not_there(gateway: Gateway) -> None:
     assert (status_of(got), error_of(got)["code"]) == (503, "upstream_restarting")
 
 
+async def test_a_model_is_loaded_when_its_engine_is_asked(make_gateway: Callable[..., Gateway], tmp_path: Path) -> None:
+    asked_for: list[str] = []
+    async with stub(fine) as upstream:
+        path = tmp_path / "controller.sock"
+        gateway = make_gateway("--controller", str(path))
+
+        async def controller(reader: asyncio.StreamReader, writer: StreamWriter) -> None:
+            asked_for.append(json.loads(await reader.readline())["model"])
+            await asyncio.to_thread(gateway.use, {"late": model(target(upstream.port))})
+            writer.write(b'{"ready":true}\n')
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_unix_server(controller, str(path)):
+            await asyncio.to_thread(gateway.start)
+            await asyncio.to_thread(gateway.use, {"late": {**model(None), "on_demand": True}})
+            got = await answered(gateway, "GET", "/upstream/late/props")
+        assert (status_of(got), asked_for) == (200, ["late"])
+        assert upstream.asked[0].line == "GET /props HTTP/1.1"
+
+
 async def test_errors_and_their_dialect(gateway: Gateway) -> None:
     async def refuses(asked: Asked, writer: StreamWriter) -> None:
         writer.write(response(b'{"error":{"code":501,"message":"start with --slots"}}', "501 Not Implemented"))
@@ -336,6 +358,15 @@ def test_a_real_engine(gateway: Gateway, engine: Engine) -> None:
     connection.close()
 
 
-def test_the_table_is_what_is_tested(tmp_path: Path) -> None:
+async def test_a_real_engine_that_hears_nothing_says_so(gateway: Gateway, engine: Engine) -> None:
+    gateway.use({"chat": model(target(engine.port, key=KEY))})
+    async with openai.AsyncOpenAI(base_url=f"{gateway.base}/v1", api_key="k", max_retries=0) as api:
+        with pytest.raises(openai.APIStatusError) as caught:
+            await api.audio.transcriptions.create(model="chat", file=("a.wav", b"RIFF" + bytes(100)))
+    assert caught.value.status_code in (400, 501)
+    assert "audio" in str(caught.value).lower()
+
+
+def test_the_table_is_what_is_tested() -> None:
     assert {each.method for each in NATIVE} == {"GET", "POST"}
     assert len({(each.method, each.path) for each in NATIVE}) == len(NATIVE) > 25
