@@ -7,7 +7,7 @@ beyond the name of the model or path that was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 
 from reconciler.dialects.errors import Error, anthropic_error, openai_error
@@ -134,9 +134,12 @@ def line_full(target: str, most: int) -> Refusal:
     return _down(503, text, "overloaded", "queue_full", retry_after="5")
 
 
-def no_such_path(path: str, prefix: str) -> Refusal:
-    """404 for a path that the gateway does not serve."""
-    return Refusal(404, f"There is no {path[:200]} here. The API is under {prefix}", code="not_found")
+def no_such_path(path: str, prefix: str, nearest: Sequence[str] = ()) -> Refusal:
+    """404 for a path that the gateway does not serve, with those that are written most like it."""
+    text = f"There is no {path[:200]} here. The API is under {prefix}"
+    if nearest:
+        text += f"; there is {', '.join(nearest)}"
+    return Refusal(404, f"{text} (GET /openapi.json lists all)", code="not_found")
 
 
 def wrong_method(method: str, allowed: tuple[str, ...]) -> Refusal:

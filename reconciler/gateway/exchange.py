@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from reconciler.dialects.bridge import Unmappable
@@ -31,7 +31,7 @@ from reconciler.gateway.operations import Operation
 from reconciler.gateway.proxy import Call, Failure, Proxy
 from reconciler.gateway.reply import JSON, Reply
 from reconciler.gateway.responses_store import ResponsesStore
-from reconciler.gateway.routes import ApiKey, Limits, Target
+from reconciler.gateway.routes import ApiKey, Base, Limits, Model, Target
 from reconciler.gateway.turns import Turns
 from reconciler.gateway.usage import wants_usage, with_usage
 
@@ -44,7 +44,10 @@ _TROUBLE = {408: "timeout", 504: "timeout", 429: "overloaded", 503: "overloaded"
 
 
 class Asked(NamedTuple):
-    """What a client asks for. `document` is what `body` says; `headers` are its own that may go along."""
+    """What a client asks for. `document` is what `body` says; `headers` are its own that may go along.
+
+    `encoded` makes the body of a document that was changed.
+    """
 
     operation: Operation
     name: str
@@ -54,6 +57,7 @@ class Asked(NamedTuple):
     query: str
     key: ApiKey | None
     request_id: str
+    encoded: Callable[[dict[str, Any]], bytes] = payload.encoded
 
     @property
     def streamed(self) -> bool:
@@ -107,6 +111,29 @@ class Exchange:
                 name = f"{target.partition('#')[0]}" if "/" in target else f"key/{target.partition('#')[0]}"
             out[name] = max(seconds, out.get(name, 0.0))
         return out
+
+    async def native(self, asked: Asked, model: Model, path: str, reply: Reply) -> None:
+        """Pass on what an engine of this machine is asked in its own words; raises `Refusal`."""
+        reply.record.target = f"server/{model.name}"
+        target = await self._loaded(Candidate(asked.name, model, None), asked, reply)
+        body, document = asked.body, asked.document
+        if "model" in document and target.model not in (None, document["model"]):
+            body = asked.encoded({**document, "model": target.model})
+        call = Call(
+            target=target,
+            base=Base(target.speaks["openai"].peer, ""),
+            path=f"{path}?{asked.query}" if asked.query else path,
+            headers=_lines(asked.headers),
+            body=body,
+            key=target.key,
+            dialect=asked.operation.dialect,
+            told=b"x-reconciler-target: %b\r\n" % target.label.encode(),
+            method=asked.operation.method,
+        )
+        try:
+            await self._proxy.carry(call, reply)
+        except Failure as failure:
+            _tell(failure, asked, reply)
 
     def _ordered(self, found: Match) -> list[Candidate]:
         """Those who are well first; the others in the order in which they may be asked again."""
@@ -301,8 +328,11 @@ def _along(asked: Asked, way: Way) -> bytes:
     if way.api == "anthropic":
         headers.setdefault("anthropic-version", ANTHROPIC_VERSION)
     foreign = "openai-" if way.api == "anthropic" else "anthropic-"
-    lines = (f"{name}: {value}\r\n" for name, value in headers.items() if not name.startswith(foreign))
-    return "".join(lines).encode("utf-8", "surrogateescape")
+    return _lines({name: value for name, value in headers.items() if not name.startswith(foreign)})
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("utf-8", "surrogateescape")
 
 
 def _call(
@@ -329,7 +359,7 @@ def _call(
         told.append(b"x-reconciler-ignored: %b\r\n" % ", ".join(way.ignored).encode("ascii", "replace")[:1000])
     hide = way.bridge is None and _hides_usage(asked, candidate, target, way)
     sent = with_usage(way.document) if hide else way.document
-    body = asked.body if sent is asked.document else payload.encoded(sent)
+    body = asked.body if sent is asked.document else asked.encoded(sent)
     streamed = None
     if not target.provider and target.model is None and way.bridge is None:  # a llama-server
         streamed = gather.as_stream(way.path, way.document, body)

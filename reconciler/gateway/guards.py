@@ -34,9 +34,13 @@ class Authority:
 
 @dataclass(frozen=True, slots=True, eq=False)  # eq=False: hashed by identity, which is what the cache below wants
 class Trust:
-    """The hosts that requests may be addressed to. An entry without a port stands for every port."""
+    """The hosts that requests may be addressed to. An entry without a port stands for every port.
+
+    `origins` are those of other web pages that may call, as browsers write them.
+    """
 
     entries: frozenset[Authority]
+    origins: frozenset[str] = frozenset()
 
     def covers(self, authority: Authority, default_port: int = 80) -> bool:
         if Authority(authority.host, None) in self.entries:
@@ -73,7 +77,25 @@ def trust(routes: Routes) -> Trust:
         own = parse_authority(routes.host) or parse_authority(f"[{routes.host}]")
         if own is not None:
             entries.add(own)
-    return Trust(frozenset(entries))
+    origins = {text: parse_origin(text) for text in routes.origins}
+    for text, origin in origins.items():
+        if origin is None:
+            raise ValueError(f"routes.json.cors.origins: {text!r} is not http(s)://host[:port]")
+    return Trust(frozenset(entries), frozenset(origin for origin in origins.values() if origin is not None))
+
+
+def parse_origin(text: str) -> str | None:
+    """`http(s)://host[:port]` as browsers write it, or None. A host that ends in a dot is another host."""
+    found = _ORIGIN.fullmatch(text)
+    scheme = found[1].lower() if found else ""
+    if found is None or scheme not in _DEFAULT_PORTS or found[2].partition(":")[0].endswith("."):
+        return None
+    authority = parse_authority(found[2])
+    if authority is None:
+        return None
+    host = f"[{authority.host}]" if ":" in authority.host else authority.host
+    usual = authority.port in (None, _DEFAULT_PORTS[scheme])
+    return f"{scheme}://{host}" if usual else f"{scheme}://{host}:{authority.port}"
 
 
 def is_loopback(host: str) -> bool:
@@ -91,6 +113,17 @@ def check_target(raw: str) -> str:
     if not raw.startswith("/"):
         raise Refusal(400, "The request target must be a path", code="bad_request_target", close=True)
     return raw.partition("?")[0]
+
+
+def check_framing(version: tuple[int, int], transfer_encodings: Sequence[str]) -> None:
+    """HTTP/1.0 or 1.1 with a body that nobody could cut otherwise; raises `Refusal` 505 or 400.
+
+    The parser takes any version that is written like one, and any coding before the last `chunked`.
+    """
+    if version not in ((1, 0), (1, 1)):
+        raise Refusal(505, "Only HTTP/1.0 and HTTP/1.1 are spoken here", code="bad_version", close=True)
+    if transfer_encodings and (version == (1, 0) or [v.strip().lower() for v in transfer_encodings] != ["chunked"]):
+        raise Refusal(400, "Only Transfer-Encoding: chunked of HTTP/1.1 is read", code="bad_http", close=True)
 
 
 def check_host(values: Sequence[str], trusted: Trust) -> None:
@@ -112,15 +145,20 @@ def _is_trusted_host(text: str, trusted: Trust) -> bool | None:
     return None if authority is None else trusted.covers(authority)
 
 
-def check_origin(values: Sequence[str], trusted: Trust) -> None:
-    """No Origin, or one whose host is trusted; raises `Refusal` 403 (a foreign web page is calling)."""
+def check_origin(values: Sequence[str], trusted: Trust) -> str | None:
+    """Pass no Origin, one that is listed, or one whose host is trusted; raises `Refusal` 403 for a foreign web page.
+
+    Returns the listed one, whose page may also read what is answered.
+    """
     if not values:
-        return
+        return None
+    if len(values) == 1 and (origin := parse_origin(values[0])) in trusted.origins:
+        return origin
     found = _ORIGIN.fullmatch(values[0])
     if len(values) == 1 and found is not None:
         authority = parse_authority(found[2])
         if authority is not None and trusted.covers(authority, _DEFAULT_PORTS.get(found[1].lower(), 80)):
-            return
+            return None
     raise Refusal(403, "Web pages of this Origin may not call this API", kind="permission_error", code="foreign_origin")
 
 

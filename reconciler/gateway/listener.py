@@ -7,6 +7,7 @@ that are not even HTTP, and a drain that lets running replies finish. It knows n
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import re
 import time
@@ -26,8 +27,10 @@ from reconciler.gateway.reply import JSON, Reply
 from reconciler.gateway.routes import Limits
 
 KEEP_ALIVE_SECONDS = 75.0
+SLOWEST = 1024  # bytes of a body a second, once its first `header_seconds` are over
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _TOO_SLOW = Refusal(408, "The request did not arrive in time", code="request_timeout", close=True)
+_NOT_HTTP = Refusal(400, "The request body is not valid HTTP", code="bad_http", close=True)
 _CROWDED = Refusal(503, "Too many connections", kind=errors.OURS, code="too_many_connections", close=True)
 
 Answer = Callable[[web.BaseRequest, Reply], Awaitable[None]]
@@ -60,9 +63,11 @@ class ClientConnection(web.RequestHandler):
         self.body: StreamReader | None = None
         self._began = False
         self._body_held = False
+        self._counted = False
+        self._failed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if len(self.listener.connections) >= self.listener.limits().connections:
+        if self.listener.open >= self.listener.limits().connections:
             self.force_close()
             assert isinstance(transport, asyncio.Transport)
             transport.write(_bare(_CROWDED))
@@ -71,13 +76,36 @@ class ClientConnection(web.RequestHandler):
         self.deadline = self._loop.time() + self.listener.limits().header_seconds
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if peer else ""
+        self.listener.open += 1
+        self._counted = True
         super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._counted:
+            self._counted = False
+            self.listener.open -= 1
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if not (self.busy or self._began):
             self._began = True
             self.deadline = self._loop.time() + self.listener.limits().header_seconds
         super().data_received(data)
+        if self.body is not None and self.broken:
+            # What came before the fault may just have woken who reads, who then waits again without a look: let it.
+            self._loop.call_soon(self._fail_body, _NOT_HTTP)
+
+    @property
+    def broken(self) -> bool:
+        """The parser gave up in a body that has not ended; nothing else can be queued behind one. aiohttp leaves who
+        reads the body waiting for the rest.
+        """
+        return bool(self._messages) and self._current_request is not None and not self._current_request.content.is_eof()
+
+    def _fail_body(self, refusal: Refusal) -> None:
+        if self.body is not None:
+            self._failed = True
+            self.body.set_exception(refusal)
 
     def pause_reading(self) -> None:
         self._body_held = True
@@ -102,6 +130,8 @@ class ClientConnection(web.RequestHandler):
         self.busy = self._began = False
         self.body = None
         self.deadline = self._loop.time() + KEEP_ALIVE_SECONDS
+        if self._failed:  # or aiohttp would go on to read what is left of the body, and log that it cannot
+            self.force_close()
 
     def tick(self, now: float) -> None:
         """Enforce the deadline: a slow body fails in its reader, a slow head or an idle connection is closed."""
@@ -109,7 +139,7 @@ class ClientConnection(web.RequestHandler):
             return
         self.deadline = inf
         if self.body is not None:
-            self.body.set_exception(_TOO_SLOW)
+            self._fail_body(_TOO_SLOW)
             return
         if self._began and self.transport is not None:
             self.transport.write(_bare(_TOO_SLOW))
@@ -139,6 +169,7 @@ class Listener(web.Server):
         super().__init__(self._handle, handler_cancellation=True)
         self.limits = limits
         self.draining = False
+        self.open = 0  # connections that were let in; to list them all for each new one would take long where many are
         self._answer = answer
         self._done = done
         self._request_ids = count(1)
@@ -233,21 +264,25 @@ async def read_body(request: web.BaseRequest, limits: Limits) -> bytes:
     _continue_if_expected(request)
     connection = request.protocol
     assert isinstance(connection, ClientConnection)
+    if connection.broken:
+        raise _NOT_HTTP
     connection.body = content
-    chunks: list[bytes] = []
-    size = 0
+    whole = io.BytesIO()  # whose value is handed over without a copy: a file that is sent is in memory once
+    size, now = 0, connection._loop.time
+    latest = now() + limits.header_seconds
     try:
         while True:
-            connection.deadline = connection._loop.time() + limits.header_seconds
+            # Neither a pause nor a drip may hold a connection: it has so long for each piece, and a least pace for all.
+            connection.deadline = min(now() + limits.header_seconds, latest + size / SLOWEST)
             chunk = await content.readany()
             if not chunk and content.is_eof():
-                return b"".join(chunks)
-            chunks.append(chunk)
+                return whole.getvalue()
+            whole.write(chunk)
             size += len(chunk)
             if size > limits.body:
                 raise errors.body_too_large(int(limits.body))
     except web.RequestPayloadError:
-        raise Refusal(400, "The request body is not valid HTTP", code="bad_http", close=True) from None
+        raise _NOT_HTTP from None
     finally:
         connection.body = None
         connection.deadline = inf

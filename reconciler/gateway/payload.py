@@ -6,6 +6,7 @@ PURE. The body is parsed to be judged; what goes on to the engine is decided els
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from reconciler.gateway.errors import Refusal
@@ -14,6 +15,20 @@ from reconciler.gateway.routes import Rewrite
 
 def parse(body: bytes) -> dict[str, Any]:
     """The JSON object, whose `model` is text; raises `Refusal` 400 that names what is wrong."""
+    document = decoded(body)
+    if not isinstance(document, dict):
+        raise Refusal(400, "The request body must be a JSON object", code="invalid_json")
+    name = document.get("model")
+    if not isinstance(name, str) or not name:
+        state = "must be a non-empty string" if "model" in document else "is missing"
+        raise Refusal(400, f"The field 'model' {state}", param="model", code="invalid_model")
+    if _may_repeat_model(body) and _repeats_model(body):
+        raise Refusal(400, "The field 'model' is given twice", param="model", code="invalid_model")
+    return document
+
+
+def decoded(body: bytes) -> Any:
+    """The JSON value; raises `Refusal` 400 that names what is wrong."""
     if not body:
         raise Refusal(400, "The request has no body; a JSON object with a model is needed", code="missing_body")
     try:
@@ -27,15 +42,14 @@ def parse(body: bytes) -> dict[str, Any]:
         raise Refusal(400, f"The request body is not JSON: {error}", code="invalid_json") from None
     except RecursionError:
         raise Refusal(400, "The request body is nested too deeply", code="invalid_json") from None
-    if not isinstance(document, dict):
-        raise Refusal(400, "The request body must be a JSON object", code="invalid_json")
-    name = document.get("model")
-    if not isinstance(name, str) or not name:
-        state = "must be a non-empty string" if "model" in document else "is missing"
-        raise Refusal(400, f"The field 'model' {state}", param="model", code="invalid_model")
-    if _may_repeat_model(body) and _repeats_model(body):
-        raise Refusal(400, "The field 'model' is given twice", param="model", code="invalid_model")
     return document
+
+
+def check_charset(content_type: str) -> None:
+    """Raise `Refusal` 415 where a target that goes by the Content-Type would read other text than is read here."""
+    found = _CHARSET.search(content_type)
+    if found is not None and found[1].lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise Refusal(415, "JSON is sent in UTF-8", code="unsupported_charset")
 
 
 def rewritten(document: dict[str, Any], rewrite: Rewrite, name: str | None) -> dict[str, Any]:
@@ -55,6 +69,7 @@ def encoded(document: dict[str, Any]) -> bytes:
         raise Refusal(400, "The request holds a number that is out of range", code="invalid_json") from None
 
 
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([^\s;\"']*)", re.IGNORECASE)
 # A gateway that asks whom its client names gives its keys away. Ours never does; it also says so.
 _NESTED = (dict, list)
 _ADDRESSES = frozenset(("api_base", "base_url", "api_url", "baseurl", "apibase", "litellm_params", "azure_endpoint"))

@@ -70,6 +70,7 @@ class Call(NamedTuple):
     early: bool = True
     before_end: Callable[[], Awaitable[None]] | None = None
     hide_usage: bool = False
+    method: str = "POST"
 
 
 class Failure(Exception):
@@ -394,7 +395,7 @@ def _note(reply: Reply, call: Call, code: str | None) -> None:
 
 def _request_head(call: Call) -> bytes:
     target, peer = call.target, call.base.peer
-    lines = [f"POST {call.base.path}{call.path} HTTP/1.1", f"Host: {peer.authority}"]
+    lines = [f"{call.method} {call.base.path}{call.path} HTTP/1.1", f"Host: {peer.authority}"]
     if call.key and target.auth != "none":
         lines.append(f"Authorization: Bearer {call.key}" if target.auth == "bearer" else f"{target.auth}: {call.key}")
     if target.headers:

@@ -62,6 +62,10 @@ class Reply:
         self.started = False
         self.opened = False
 
+    def also(self, lines: bytes) -> None:
+        """Put these lines into the head, whatever it will be."""
+        self._fixed += lines
+
     def say(self, comment: bytes) -> None:
         """A comment in an event stream, which is opened for it if need be: the client sees that something is done."""
         if not self.started:

@@ -1,12 +1,13 @@
 """The public surface: which path does what, behind the guards.
 
-Everything is decided on the raw path. Routes are looked at once per request, so a reload never changes a request
-that is under way.
+Everything is decided on the raw path, by the table in `operations`. Routes are looked at once per request, so a reload
+never changes a request that is under way.
 """
 
 from __future__ import annotations
 
 import asyncio
+import difflib
 import json
 import time
 from collections.abc import Mapping
@@ -18,25 +19,23 @@ from aiohttp import web
 from reconciler import __version__
 from reconciler.dialects.bridge import Unmappable
 from reconciler.dialects.model_list import model_object, models_page
-from reconciler.gateway import errors, guards, payload
+from reconciler.gateway import cors, docs_page, errors, guards, multipart, openapi, payload, upstream_paths
 from reconciler.gateway.errors import Refusal
 from reconciler.gateway.exchange import Asked, Exchange
 from reconciler.gateway.listener import read_body
 from reconciler.gateway.live import LiveRoutes
-from reconciler.gateway.match import offered, unknown
+from reconciler.gateway.match import allowed, offered, unknown
 from reconciler.gateway.metrics import TYPE as METRICS_TYPE
 from reconciler.gateway.metrics import Metrics, known_as
-from reconciler.gateway.operations import OPERATIONS, Operation
+from reconciler.gateway.operations import Operation, Place, mapped, served
 from reconciler.gateway.quota import Quota
 from reconciler.gateway.record import Record
 from reconciler.gateway.reply import JSON, Reply
 from reconciler.gateway.responses_store import PAGE
-from reconciler.gateway.routes import ApiKey, Routes
+from reconciler.gateway.routes import ApiKey, Model, Routes
 from reconciler.gateway.spans import Spans
 from reconciler.gateway.tap import Taps
 
-_READ = ("GET", "HEAD")
-_WRITE = ("POST",)
 # What a client says about itself, and a target that speaks its dialect may need to know. Never a key.
 _ALONG = ("content-type", "accept", "anthropic-version", "anthropic-beta", "openai-beta")
 
@@ -56,56 +55,95 @@ class Surface:
 
     async def answer(self, request: web.BaseRequest, reply: Reply) -> None:
         """Write the response to `reply`, or raise `Refusal`."""
-        routes = self._live.routes
+        routes, trust = self._live.routes, self._live.trust
         headers, record = request.headers, reply.record
         record.path = path = guards.check_target(request.raw_path)
-        inner = path[len(routes.prefix) :] if path.startswith(routes.prefix + "/") else ""
-        operation = OPERATIONS.get(inner)
-        if "anthropic-version" in headers or (operation is not None and operation.dialect == "anthropic"):
+        place = mapped(routes.prefix, routes.keep_responses).find(path)
+        operation = place.operation(request.method) if place is not None else None
+        record.operation = _named(operation)
+        if "anthropic-version" in headers or (place is not None and place.dialect == "anthropic"):
             reply.dialect = "anthropic"
-        guards.check_host(headers.getall("Host", ()), self._live.trust)
-        guards.check_origin(headers.getall("Origin", ()), self._live.trust)
-        if "Upgrade" in headers and headers["Upgrade"].lower() != "h2c":  # h2c is an offer that may be ignored
-            raise Refusal(400, "Only plain HTTP is spoken here", code="bad_upgrade", close=True)
-        record.operation = _named(path, inner)
-        if path in ("/", "/health") and request.method in _READ:
-            _json(reply, _front(routes) if path == "/" else _health(routes))
+        guards.check_framing(request.version, headers.getall("Transfer-Encoding", ()))
+        guards.check_host(headers.getall("Host", ()), trust)
+        if trust.origins:
+            reply.also(b"Vary: Origin\r\n")
+        if (origin := guards.check_origin(headers.getall("Origin", ()), trust)) is not None:
+            reply.also(cors.readable(origin))
+        if "Upgrade" in headers:
+            if headers["Upgrade"].lower() != "h2c":  # which is an offer that may be ignored
+                raise Refusal(400, "Only plain HTTP is spoken here", code="bad_upgrade", close=True)
+            reply.keep_alive = False  # what follows such an offer is not parsed as HTTP
+        if origin is not None and place is not None and cors.is_preflight(request.method, headers):
+            reply.whole(200, cors.preflight(place.methods, headers.getall(cors.ASKED_HEADERS, ())), b"")
             return
-        key = guards.check_key(routes.api_keys, headers.getall("Authorization", ()), headers.getall("x-api-key", ()))
-        record.key = key.name if key is not None else "none"
-        if operation is not None:
-            _allow(request, _WRITE)
-            self._spend(key)
-            await self._carry(request, operation, routes, key, reply)
-        elif inner == "/models":
-            _allow(request, _READ)
-            _json(reply, _models(routes, key, reply.dialect, request.query))
-        elif inner.startswith("/models/"):
-            _allow(request, _READ)
-            name = unquote(inner.removeprefix("/models/"))
-            if name not in (known := offered(routes, key)):
-                raise unknown(name, known)
-            entry = _entry(routes, name)
-            _json(reply, model_object(entry) if reply.dialect == "anthropic" else entry)
-        elif inner.startswith("/responses/") and routes.keep_responses:
-            await self._kept(request, inner.removeprefix("/responses/"), key, reply)
-        elif path == "/metrics":
-            _allow(request, _READ)
-            if key is not None and key.allow is not None:
-                raise errors.not_for_all(key.name)
-            reply.whole(200, METRICS_TYPE, await self._metrics.text())
-        elif path in ("/", "/health"):
-            _allow(request, _READ)
-        else:
-            raise errors.no_such_path(path, routes.prefix)
+        key = None
+        if operation is None or not operation.keyless:
+            key = self._key(request)
+            record.key = key.name if key is not None else "none"
+        if place is None:
+            raise errors.no_such_path(path, routes.prefix, _nearest(path, routes))
+        if operation is None:
+            raise errors.wrong_method(request.method, place.methods)
+        await self._do(request, operation, place, key, reply)
 
-    async def _kept(self, request: web.BaseRequest, rest: str, key: ApiKey | None, reply: Reply) -> None:
+    async def _do(
+        self, request: web.BaseRequest, operation: Operation, place: Place, key: ApiKey | None, reply: Reply
+    ) -> None:
+        routes, parts = self._live.routes, place.parts
+        match operation.does:
+            case "ask" | "form":
+                self._spend(key)
+                await self._carry(request, operation, routes, key, reply)
+            case "native":
+                await self._native(request, operation, parts, key, reply)
+            case "models":
+                _json(reply, _models(routes, key, reply.dialect, request.query))
+            case "model":
+                _json(reply, _model(routes, key, unquote(parts["model"]), reply.dialect))
+            case "kept" | "kept_items":
+                await self._kept(request, parts["response_id"], operation.does == "kept_items", key, reply)
+            case "front":
+                _json(reply, _front(routes))
+            case "health":
+                _json(reply, _health(routes))
+            case "ready":
+                self._ready(request, routes, reply)
+            case "description":
+                _json(reply, openapi.describe(routes, offered(routes, key), __version__))
+            case "metrics":
+                if key is not None and key.allow is not None:
+                    raise errors.not_for_all(key.name)
+                reply.whole(200, METRICS_TYPE, await self._metrics.text())
+            case "docs":
+                _page(reply, parts.get("file", ""), request.headers.get("Accept-Encoding", ""))
+
+    def _key(self, request: web.BaseRequest) -> ApiKey | None:
+        headers = request.headers
+        shown, own = headers.getall("Authorization", ()), headers.getall("x-api-key", ())
+        return guards.check_key(self._live.routes.api_keys, shown, own)
+
+    def _ready(self, request: web.BaseRequest, routes: Routes, reply: Reply) -> None:
+        """What is missing is told by name to those who may ask for it; a probe without a key learns how many."""
+        key: ApiKey | None = None
+        known = True
+        try:
+            key = self._key(request)
+        except Refusal:
+            known = False
+        waiting = [m for m in routes.models.values() if m.target is None and not m.on_demand]
+        told = [m for m in waiting if known and allowed(routes, m.name, key)]
+        document = {
+            "status": "waiting" if waiting else "ready",
+            "version": __version__,
+            "serial": routes.serial,
+            "waiting": len(waiting),
+            "missing": {m.name: m.reason or "it is being started" for m in told},
+        }
+        _json(reply, document, 503 if waiting else 200, b"Retry-After: 2\r\n" if waiting else b"")
+
+    async def _kept(self, request: web.BaseRequest, ident: str, part: bool, key: ApiKey | None, reply: Reply) -> None:
         """A response that was kept, what it was made from, or an end to keeping it."""
-        ident, _, part = rest.partition("/")
         owner, store = key.name if key is not None else None, self._exchange.store
-        if part not in ("", "input_items"):
-            raise errors.no_such_path(request.path, self._live.routes.prefix)
-        _allow(request, ("GET", "HEAD") if part else ("GET", "HEAD", "DELETE"))
         found: object
         if part:
             query = request.query
@@ -146,11 +184,15 @@ class Surface:
         self, request: web.BaseRequest, operation: Operation, routes: Routes, key: ApiKey | None, reply: Reply
     ) -> None:
         headers = request.headers
-        encoding = headers.get("Content-Encoding")
-        if encoding is not None and encoding.lower() != "identity":
-            raise Refusal(415, "Send the body without Content-Encoding", code="unsupported_encoding")
-        body = await read_body(request, routes.limits)
-        document = payload.parse(body)
+        body = await _body(request, routes)
+        kind = headers.get("Content-Type") or "application/json"
+        document: dict[str, Any]
+        if operation.does == "form":
+            form = multipart.parse(kind, body)
+            document, encoded = form.document, form.encoded
+        else:
+            payload.check_charset(kind)
+            document, encoded = payload.parse(body), payload.encoded
         payload.refuse_addresses(document)
         self._note(reply.record, document, body, request, routes)
         asked = Asked(
@@ -162,9 +204,39 @@ class Surface:
             query=request.raw_path.partition("?")[2],
             key=key,
             request_id=reply.request_id,
+            encoded=encoded,
         )
         try:
             await self._exchange.carry(asked, reply)
+        finally:
+            self._charge(key, reply.record)
+
+    async def _native(
+        self, request: web.BaseRequest, operation: Operation, parts: dict[str, str], key: ApiKey | None, reply: Reply
+    ) -> None:
+        """What an engine of this machine serves of its own."""
+        routes = self._live.routes
+        upstream_paths.check_path(request.raw_path.partition("?")[0])
+        name, query = upstream_paths.model_name(parts["model"]), request.raw_path.partition("?")[2]
+        path = upstream_paths.path_at(operation.upstream, parts)
+        upstream_paths.check_query(operation.upstream, query)
+        model = _local(routes, name, key)
+        body = await _body(request, routes)
+        document: dict[str, Any] = {}
+        if operation.method == "POST" and (body or "{slot}" not in operation.upstream):
+            found = payload.decoded(body)
+            upstream_paths.check_body(operation.upstream, found)
+            document = found if isinstance(found, dict) else {}
+        elif body:
+            raise Refusal(400, "A body is not expected here", code="unexpected_body", close=True)
+        self._spend(key)
+        sent = {"content-type": "application/json"} if body else {}
+        sent |= {"accept": request.headers["accept"]} if "accept" in request.headers else {}
+        reply.record.model = reply.record.known = name
+        reply.record.received = len(body)
+        asked = Asked(operation, name, document, body, sent, query, key, reply.request_id)
+        try:
+            await self._exchange.native(asked, model, path, reply)
         finally:
             self._charge(key, reply.record)
 
@@ -189,12 +261,15 @@ class Surface:
             self._quota.bucket(key.name, "tokens", key.tokens, now).use(used, now)
 
 
-def _named(path: str, inner: str) -> str:
+def _named(operation: Operation | None) -> str:
     """What is asked for, as one of a few words."""
-    if inner in OPERATIONS:
-        return inner[1:]
-    name = (inner or path)[1:].partition("/")[0]
-    return name if name in ("models", "responses", "metrics", "health") else "other"
+    if operation is None:
+        return "other"
+    if operation.does in ("ask", "form"):
+        return operation.path[1:]
+    return {"model": "models", "kept": "responses", "kept_items": "responses", "native": "upstream"}.get(
+        operation.does, operation.does
+    )
 
 
 def _along(headers: Mapping[str, str], record: Record) -> dict[str, str]:
@@ -203,13 +278,49 @@ def _along(headers: Mapping[str, str], record: Record) -> dict[str, str]:
     return out if record.span is None else out | {"traceparent": record.span.traceparent}
 
 
-def _allow(request: web.BaseRequest, methods: tuple[str, ...]) -> None:
-    if request.method not in methods:
-        raise errors.wrong_method(request.method, methods)
+async def _body(request: web.BaseRequest, routes: Routes) -> bytes:
+    encoding = request.headers.get("Content-Encoding")
+    if encoding is not None and encoding.lower() != "identity":
+        raise Refusal(415, "Send the body without Content-Encoding", code="unsupported_encoding")
+    return await read_body(request, routes.limits)
 
 
-def _json(reply: Reply, document: object) -> None:
-    reply.whole(200, JSON, json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"))
+def _local(routes: Routes, name: str, key: ApiKey | None) -> Model:
+    """A model that an engine of this machine serves; raises `Refusal` 403 or 404."""
+    if not allowed(routes, name, key):
+        raise errors.not_allowed(name[:200], key.name if key else "")
+    if (model := routes.names.get(name)) is not None:
+        return model
+    known = offered(routes, key)
+    if name in known:
+        text = f"'{name}' is not a model of an engine here; only those can be asked in an engine's own words"
+        raise Refusal(404, text, param="model", code="not_local")
+    raise unknown(name, [each for each in known if each in routes.names])
+
+
+def _nearest(path: str, routes: Routes) -> list[str]:
+    """The paths that are written most like one that is not served."""
+    there = dict.fromkeys(each.whole(routes.prefix) for each in served(routes.keep_responses))
+    return difflib.get_close_matches(path[:200], list(there), n=2, cutoff=0.6)
+
+
+def _page(reply: Reply, name: str, accepted: str) -> None:
+    packed = any(word.strip().lower() in ("gzip", "gzip;q=1", "gzip;q=1.0") for word in accepted.split(","))
+    if name not in docs_page.FILES:
+        raise Refusal(404, f"The page has no file {name[:100]}", code="not_found")
+    page = docs_page.page(name, packed)
+    reply.whole(200, page.headers, page.body)
+
+
+def _json(reply: Reply, document: object, status: int = 200, lines: bytes = b"") -> None:
+    reply.whole(status, JSON + lines, json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"))
+
+
+def _model(routes: Routes, key: ApiKey | None, name: str, dialect: str) -> dict[str, Any]:
+    if name not in (known := offered(routes, key)):
+        raise unknown(name, known)
+    entry = _entry(routes, name)
+    return model_object(entry) if dialect == "anthropic" else entry
 
 
 def _models(routes: Routes, key: ApiKey | None, dialect: str, query: Mapping[str, str]) -> dict[str, Any]:

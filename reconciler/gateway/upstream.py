@@ -49,6 +49,7 @@ class Connection(asyncio.Protocol):
         self._failure: Exception | None = None
         self._paused = False
         self.heard: Callable[[bytes], None] | None = None  # is told each piece of a body as it is read
+        self._full = False
         self._reset()
 
     def _reset(self) -> None:
@@ -62,6 +63,7 @@ class Connection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._size = 0
         self._reusable = False
+        self._unsent = memoryview(b"")
 
     # What the owner does.
 
@@ -82,7 +84,14 @@ class Connection(asyncio.Protocol):
             transport.write(head + body)
         else:
             transport.write(head)
-            transport.write(body)
+            self._unsent = memoryview(body)
+            self._push()
+
+    def _push(self) -> None:
+        """Hand over what the socket takes: a transport copies all that it is given at once."""
+        while self._unsent and not self._full and self._transport is not None:
+            piece, self._unsent = self._unsent[:HIGH_WATER], self._unsent[HIGH_WATER:]
+            self._transport.write(piece)
 
     async def receive_head(self, seconds: float) -> None:
         """Wait for the response head, at most `seconds`; raises `Broken` or `Stalled`."""
@@ -132,6 +141,8 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if not (self.complete and self._reusable and self.usable and not self._chunks) or transport is None:
             return False
+        if self._unsent:
+            return False
         return transport.get_write_buffer_size() == 0
 
     def close(self) -> None:
@@ -170,6 +181,13 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
         if self._has_head:
             self._wake()
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._push()
 
     def eof_received(self) -> None:
         self.usable = False

@@ -124,7 +124,7 @@ def test_text_from_a_model_that_makes_none(gateway: Gateway, task: str) -> None:
         ("GET", "/v1%2fmodels", 404, None),
         ("GET", "/state", 404, None),
         ("POST", "/v1/chat/completions/", 404, None),
-        ("POST", "/upstream/chat/props", 404, None),
+        ("POST", "/upstream/chat/props", 405, "GET"),
     ],
 )
 def test_other_paths_and_methods(gateway: Gateway, method: str, path: str, status: int, allow: str | None) -> None:
