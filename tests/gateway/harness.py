@@ -186,9 +186,18 @@ class Stub:
     connections: int = 0
     closed: asyncio.Event = field(default_factory=asyncio.Event)  # a client has gone
     on_close: Callable[[int], None] = lambda number: None
+    writers: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    async def hang_up(self) -> None:
+        """End what others keep open; the loop is about to be closed."""
+        for writer in self.writers:
+            writer.transport.abort()
+        while self.writers:  # noqa: ASYNC110 - they end by themselves, one after the other
+            await asyncio.sleep(0.005)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.writers.add(writer)
         number, nth = self.connections, 0
         try:
             while True:
@@ -214,6 +223,7 @@ class Stub:
         finally:
             self.closed.set()
             self.on_close(number)
+            self.writers.discard(writer)
             writer.close()
 
 
@@ -235,6 +245,7 @@ async def stub(
         yield upstream
     finally:
         server.close()
+        await upstream.hang_up()
         await asyncio.sleep(0)
 
 

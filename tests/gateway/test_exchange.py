@@ -293,6 +293,8 @@ async def secured(script: Script, context: ssl.SSLContext) -> AsyncIterator[Stub
         yield upstream
     finally:
         server.close()
+        await upstream.hang_up()
+        await asyncio.sleep(0.02)
 
 
 async def test_tls_is_spoken_with_whom_the_certificate_names(make_gateway: MakeGateway, tmp_path: Path) -> None:

@@ -105,13 +105,14 @@ def test_what_is_written_is_the_whole_of_format_two() -> None:
         },
     }
     assert document["api_keys"] == [
-        {"name": "me", "sha256": "a" * 64, "allow": None, "rate": None, "tokens": None},
+        {"name": "me", "sha256": "a" * 64, "allow": None, "rate": None, "tokens": None, "priority": 0},
         {
             "name": "ci",
             "sha256": "b" * 64,
             "allow": ["chat", "claude/*"],
             "rate": {"count": 60, "seconds": 60.0},
             "tokens": {"count": 1_000_000, "seconds": 86_400.0},
+            "priority": 0,
         },
     ]
     assert document["cors"] == {"origins": ["https://a.example"]}

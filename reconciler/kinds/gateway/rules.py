@@ -314,8 +314,9 @@ def _fields(before: Mapping[str, Any], spec: GatewaySpec) -> tuple[FieldChange, 
         if "bounds" in before and was != now:
             out.append(FieldChange(f"gateway.{name}", was, now))
     for name, (old, new) in _named(before, plain, "grants"):
-        bounds = [(key, (old or {}).get(key), (new or {}).get(key)) for key in ("allow", "rate", "tokens", "priority")]
-        out += [FieldChange(f"gateway.api_keys.{name}.{key}", was, now) for key, was, now in bounds if was != now]
+        was, now = ({"priority": 0, **(grant or {})} for grant in (old, new))
+        changed = (k for k in ("allow", "rate", "tokens", "priority") if was.get(k) != now.get(k))
+        out += [FieldChange(f"gateway.api_keys.{name}.{key}", was.get(key), now.get(key)) for key in changed]
     for name, (old, new) in _named(before, plain, "routes"):
         out.append(FieldChange(f"routes.{name}", _brief(old), _brief(new)))
     old_aliases = {m["name"]: list(m["aliases"]) for m in before.get("models", [])}
