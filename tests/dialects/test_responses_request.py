@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import typing
 from typing import Any
 
@@ -17,6 +18,8 @@ from reconciler.dialects.responses_fix import ResponsesFix
 from reconciler.dialects.responses_items import LONGEST_NAME, sealed, unsealed
 from reconciler.dialects.responses_on_chat import ResponsesOnChat, references
 from reconciler.dialects.responses_tables import CONTENT, FIELDS, INCLUDE, ITEMS, TOOLS
+
+NIGHTLY = os.environ.get("RECONCILER_NIGHTLY") == "1"
 
 F = {"type": "function", "name": "f", "description": "d", "parameters": {"type": "object"}, "strict": True}
 G = {"type": "function", "name": "g"}
@@ -590,7 +593,7 @@ shaped = st.recursive(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600 if NIGHTLY else 150, deadline=None)
 @given(
     st.dictionaries(st.sampled_from([*FIELDS, "min_p"]), shaped, max_size=6),
     st.lists(st.dictionaries(KEYS, shaped, max_size=6), max_size=4),

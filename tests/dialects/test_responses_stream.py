@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
@@ -27,6 +28,8 @@ from tests.dialects.responses_corpus import (
     stream,
 )
 from tests.support.streams_responses import check_response, responses_stream
+
+NIGHTLY = os.environ.get("RECONCILER_NIGHTLY") == "1"
 
 BEGUN = stream(chunk({"content": "So far"}), done=False)
 
@@ -324,7 +327,7 @@ def test_a_function_of_a_namespace_is_called_by_its_own_name() -> None:
     assert (response["output"][0]["namespace"], response["output"][0]["name"]) == ("files", "read")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 if NIGHTLY else 75, deadline=None)
 @given(st.lists(st.binary(max_size=80) | st.sampled_from([BEGUN, stream(STOP, done=False), b"\n\n", b"data: "])))
 def test_arbitrary_bytes_never_raise_and_never_end_normally_without_an_end(pieces: list[bytes]) -> None:
     one = bridge()
@@ -352,7 +355,7 @@ chunks = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400 if NIGHTLY else 100, deadline=None)
 @given(st.lists(chunks, max_size=4))
 def test_arbitrary_chunks_make_a_valid_stream(documents: list[Any]) -> None:
     one = bridge(top_logprobs=1)
@@ -361,7 +364,7 @@ def test_arbitrary_chunks_make_a_valid_stream(documents: list[Any]) -> None:
     assert responses_stream(said).finish in ("completed", "incomplete", "failed")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 if NIGHTLY else 75, deadline=None)
 @given(chunks, st.sampled_from([200, 400, 500]))
 def test_arbitrary_whole_answers_never_raise(document: Any, status: int) -> None:
     for one in (document, {"choices": [{"message": document}]}):
