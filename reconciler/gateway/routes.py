@@ -114,7 +114,7 @@ class Target:
 class Model:
     """A declared model. `target` is None while nothing serves it, and `reason` then says why.
 
-    One that is `on_demand` is loaded when it is asked for.
+    One that is `on_demand` is loaded when it is asked for, one that is `by_hand` when a person says so.
     """
 
     name: str
@@ -125,6 +125,7 @@ class Model:
     target: Target | None
     reason: str
     on_demand: bool = False
+    by_hand: bool = False
     rewrite: Rewrite = Rewrite()
     bound: Bound | None = None
 
@@ -261,6 +262,7 @@ def _model(name: str, part: _Part, limits: Limits) -> Model:
         target=target,
         reason=part.text("reason", "") if part.raw.get("reason") is not None else "",
         on_demand=part.raw.get("on_demand") is True,
+        by_hand=part.raw.get("by_hand") is True,
         rewrite=_rewrite(part.some("request")),
         bound=_bound(part.some("request")),
     )

@@ -130,7 +130,7 @@ class Surface:
             key = self._key(request)
         except Refusal:
             known = False
-        waiting = [m for m in routes.models.values() if m.target is None and not m.on_demand]
+        waiting = [m for m in routes.models.values() if m.target is None and not (m.on_demand or m.by_hand)]
         told = [m for m in waiting if known and allowed(routes, m.name, key)]
         document = {
             "status": "waiting" if waiting else "ready",

@@ -197,7 +197,7 @@ def test_each_row_says_what_it_is() -> None:
 
 def test_ready(gateway: Gateway) -> None:
     late = {**model(None), "on_demand": True}
-    gateway.use({"chat": model(target(1)), "late": late})
+    gateway.use({"chat": model(target(1)), "late": late, "mine": {**model(None), "by_hand": True}})
     status, _, body = call(gateway, "GET", "/ready")
     assert (status, body["status"], body["missing"]) == (200, "ready", {})
     assert body["serial"] == gateway.serial

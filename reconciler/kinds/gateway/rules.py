@@ -61,7 +61,8 @@ class GatewayState:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a model's requests go; nothing of it is set while nothing is ready. `on_demand` models load when asked.
+    """Where a model's requests go; nothing of it is set while nothing is ready. `on_demand` models load when asked,
+    `by_hand` ones when a person says so.
 
     `calls` is what it calls its model, where that is to be said in each request; `context` what one request may use
     there, where that is not what the manifest says (else 0).
@@ -72,6 +73,7 @@ class Target:
     port: int = 0
     reason: str = field(default="", compare=False)
     on_demand: bool = False
+    by_hand: bool = False
     calls: str = ""
     context: int = 0
 
@@ -173,7 +175,7 @@ def _unloaded(name: str, declared: Declared | None, why: str, in_trouble: bool) 
     start = declared.spec.start if declared is not None else "always"
     if start == "manual" and not in_trouble:
         why = f"it is not loaded; `reconcile load {name}` loads it"
-    return Target(reason=why, on_demand=start == "on_demand")
+    return Target(reason=why, on_demand=start == "on_demand", by_hand=start == "manual")
 
 
 def offers(spec: GatewaySpec, world: World) -> dict[str, Offer]:
@@ -215,6 +217,7 @@ def content(
                 "target": _target(m.name, t) if t.nonce else None,
                 "reason": t.reason,
                 **({"on_demand": True} if t.on_demand else {}),
+                **({"by_hand": True} if t.by_hand else {}),
                 **({"request": json.loads(m.request)} if m.request else {}),
             }
             for m in spec.models
