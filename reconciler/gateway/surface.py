@@ -148,10 +148,8 @@ class Surface:
         if part:
             query = request.query
             limit, order = query.get("limit", ""), query.get("order", "desc")
-            if (limit and not 1 <= int(limit if limit.isascii() and limit.isdigit() else 0) <= PAGE) or order not in (
-                "asc",
-                "desc",
-            ):
+            right = not limit or (limit.isascii() and limit.isdigit() and len(limit) < 6 and 1 <= int(limit) <= PAGE)
+            if not right or order not in ("asc", "desc"):
                 raise Refusal(400, f"limit is a number from 1 to {PAGE}, order is asc or desc", code="invalid_query")
             found = await asyncio.to_thread(
                 lambda: store.input_items(ident, owner, after=query.get("after"), limit=int(limit or 20), order=order)

@@ -299,3 +299,9 @@ async def test_keys_go_nowhere(gateway: Gateway) -> None:
         assert SESSION_KEY not in text
         assert CLIENT_KEY not in text
         assert KEYS[0]["sha256"] not in text
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "limit=" + "9" * 5000, "order=up"])
+def test_a_page_of_kept_items_is_asked_for_with_sense(gateway: Gateway, query: str) -> None:
+    status, _, body = call(gateway, "GET", f"/v1/responses/resp_1/input_items?{query}")
+    assert (status, body["error"]["code"]) == (400, "invalid_query")
