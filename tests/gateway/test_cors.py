@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Iterator
 
 import pytest
+from pydantic import ValidationError
 
 from reconciler.gateway import cors, guards
+from reconciler.kinds.gateway.spec import Cors
 from tests.gateway.harness import CLIENT_KEY, Gateway, model, raw_exchange, status_of, target
 from tests.gateway.test_guards import routes
 
@@ -184,3 +186,21 @@ def test_host_and_origin_and_target(opened: Gateway, where: str, answer: int) ->
             assert status == expected, (where, host, origin)
             told = headers.get("access-control-allow-origin")
             assert told == (LISTED[0] if origin == LISTED[0] and host_good and answer != 400 else None)
+
+
+@pytest.mark.parametrize(
+    ("origin", "right"),
+    [
+        ("https://a.example", True), ("http://localhost:3000", True), ("https://[::1]:8443", True),
+        ("https://1.2.3.4", True), ("https://a:99999", False), ("https://a:", False), ("https://a..b", False),
+        ("https://a.", False), ("https://[::1", False), ("https://[zz]", False), ("https://a:b:c", False),
+    ],
+)  # fmt: skip
+def test_what_the_manifest_takes_for_an_origin_the_gateway_understands(origin: str, right: bool) -> None:
+    assert (guards.parse_origin(origin) is not None) == right
+    try:
+        Cors(origins=(origin,))
+    except ValidationError:
+        assert not right
+    else:
+        assert right

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, Tag, model_validator
 
@@ -48,10 +49,26 @@ class ApiKey(Section):
     """Whose requests have their turn first where something takes only so many `at_once`: the highest."""
 
 
+def _an_origin(text: str) -> str:
+    """As a browser says it: a host that there can be, and a port that there can be."""
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname or "", parts.port
+        right = bool(ipaddress.IPv6Address(host)) if ":" in host else all(host.split("."))
+    except ValueError:
+        right = False
+    if not right or text.endswith(":"):
+        raise ValueError("an origin is written https://host or https://host:port")
+    return text
+
+
+Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+$"), AfterValidator(_an_origin)]
+
+
 class Cors(Section):
     """Web pages of other origins, which a browser keeps from asking unless they are named."""
 
-    origins: tuple[Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+$")], ...] = ()
+    origins: tuple[Origin, ...] = ()
     """Origins such as https://app.example.com. A `*` for all is not possible."""
 
 
